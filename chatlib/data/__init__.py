@@ -1,0 +1,1 @@
+"""Text in, tensors out: readers, cleaning, templates, splits and the shop corpus (chapter 2)."""

@@ -1,0 +1,1 @@
+"""What every rank of a launch runs; only `engine` imports deepspeed."""
