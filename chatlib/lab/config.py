@@ -1,0 +1,253 @@
+"""Typed configurations of the three stages: every setting with its unit, default and source.
+
+A configuration is all that is needed to repeat a run. Names follow DeepSpeed-Chat where it
+has the setting. Bad values raise pydantic's error, which names the field, the value and what
+is allowed; unknown names are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+
+class Strict(BaseModel):
+    """Unknown fields are errors, assignments are checked, and instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _model_reference(value: object) -> object:
+    """A finished `Run` stands for the model it holds; a path for the folder."""
+    return getattr(value, "reference", None) or (
+        str(value) if hasattr(value, "__fspath__") else value
+    )
+
+
+# "run:NAME" (a finished run), a folder in Hugging Face format, or "hub:NAME[@REVISION]"
+ModelReference = Annotated[str, BeforeValidator(_model_reference)]
+
+
+class Source(Strict):
+    """Where records come from: `shop`, a file, or `hub:NAME[@REVISION]`."""
+
+    name: str = Field(
+        "shop", description="`shop`, a .json/.jsonl(.gz) path, or hub:NAME[@REVISION]"
+    )
+    format: str | None = Field(
+        None, description="messages, preference, alpaca, sharegpt or hh; detected when not given"
+    )
+    weight: float = Field(1.0, gt=0, description="relative share in the blend")
+
+
+class TinyModel(Strict):
+    """A Llama-shaped model trained from scratch, with a BPE tokenizer trained on the data."""
+
+    hidden_size: int = Field(128, ge=16, description="width d of the residual stream")
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1, description="attention heads; d / heads is a head's width")
+    vocab_size: int = Field(2048, ge=300, description="tokens in the BPE vocabulary")
+    context: int = Field(256, ge=16, description="longest sequence in tokens")
+    rope_theta: float = Field(100.0, gt=0, description="base of the rotary positions")
+    init_std: float = Field(0.06, gt=0, description="standard deviation of the first weights")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TinyModel:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over heads {self.heads} is not an even number; "
+                "rotary positions need an even head width"
+            )
+        return self
+
+
+class Lora(Strict):
+    """Low-rank adapters (Hu et al. 2021), through peft; merged when the model is saved."""
+
+    lora_dim: int = Field(8, ge=1, description="rank of the update")
+    lora_alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank")
+    lora_module_name: list[str] = Field(
+        ["q_proj", "v_proj"], description="endings of the names of the layers that get adapters"
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class StageConfig(Strict):
+    """What the three stages share."""
+
+    # --- data
+    sources: list[Source] = Field(default_factory=lambda: [Source()], min_length=1)
+    split: tuple[float, float, float] = Field(
+        (2, 4, 4), description="shares of one source for SFT, reward model and PPO"
+    )
+    records: int = Field(
+        20_000, ge=8, description="records drawn from `shop`; the most taken of another source"
+    )
+    held_out: int = Field(256, ge=0, description="records kept out of training for evaluation")
+    max_seq_len: int = Field(256, ge=16, description="tokens; longer examples are counted and cut")
+    seed: int = Field(0, ge=0, description="of data order, weights and sampling")
+
+    # --- optimisation
+    batch_size: int = Field(32, ge=1, description="examples per optimizer step over all ranks")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per step")
+    steps: int = Field(400, ge=1, description="optimizer steps (PPO: iterations)")
+    learning_rate: float = Field(2e-3, gt=0, description="peak; AdamW")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    num_warmup_steps: int = Field(20, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
+    disable_dropout: bool = Field(True, description="set every dropout of the model to 0")
+
+    # --- memory and machine
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: bool = Field(
+        False, description="optimizer states (stage 3: weights too) in host memory"
+    )
+    gradient_checkpointing: bool = False
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, fp32 on a CPU"
+    )
+    lora: Lora | None = None
+    ranks: int = Field(2, ge=1, description="processes; one per GPU or CPU share")
+
+    # --- record
+    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only the model")
+    keep_checkpoints: int = Field(2, ge=1, description="the last k are kept")
+    eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only at the end")
+    print_answers: int = Field(0, ge=0, description="steps between printed answers; 0: never")
+    enable_tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> StageConfig:
+        parts = self.ranks * self.gradient_accumulation_steps
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be divided among ranks {self.ranks} x "
+                f"gradient_accumulation_steps {self.gradient_accumulation_steps}; "
+                f"take a multiple of {parts}"
+            )
+        return self
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _names_are_sources(cls, value: object) -> object:
+        """A plain name or path stands for a source; one stands for a list of one."""
+        items = value if isinstance(value, list | tuple) else [value]
+        return [
+            {"name": str(v)} if isinstance(v, str) or hasattr(v, "__fspath__") else v for v in items
+        ]
+
+    @property
+    def micro_batch(self) -> int:
+        """Examples in one forward pass of one rank."""
+        return self.batch_size // (self.ranks * self.gradient_accumulation_steps)
+
+
+class SFTConfig(StageConfig):
+    """Supervised fine-tuning: language modelling on the answers (chapter 3)."""
+
+    stage: Literal["sft"] = "sft"
+    model: TinyModel | ModelReference = Field(default_factory=TinyModel)
+
+
+class RewardConfig(StageConfig):
+    """Reward model from pairwise preferences (chapter 4)."""
+
+    stage: Literal["reward"] = "reward"
+    model: ModelReference = Field(description="the SFT model to start from")
+    steps: int = Field(250, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    reference_samples: int = Field(
+        256, ge=2, description="SFT answers on which the finished score gets mean 0 and std 1"
+    )
+
+
+class PPOConfig(StageConfig):
+    """Proximal policy optimisation of the SFT model against the reward model (chapter 5)."""
+
+    stage: Literal["ppo"] = "ppo"
+    model: ModelReference = Field(description="the SFT model: start of the actor, and reference")
+    reward_model: ModelReference = Field(description="scores answers; start of the critic")
+    steps: int = Field(60, ge=1, description="iterations of rollout and update")
+    batch_size: int = Field(64, ge=1, description="prompts per iteration over all ranks")
+    generation_batches: int = Field(1, ge=1, description="rollout batches per iteration")
+    ppo_epochs: int = Field(2, ge=1, description="passes over each rollout")
+    minibatches: int = Field(2, ge=1, description="optimizer steps per pass")
+    actor_learning_rate: float = Field(1e-4, gt=0)
+    critic_learning_rate: float = Field(3e-4, gt=0)
+    critic_init: Literal["reward", "zero"] = Field(
+        "zero", description="value head: the reward model's, or zeros so that V(s) = 0 at first"
+    )
+    num_warmup_steps: int = Field(0, ge=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    adam_epsilon: float = Field(1e-5, gt=0, description="1e-5: smaller first steps than 1e-8's")
+
+    max_answer_tokens: int = Field(48, ge=1, description="longest answer in tokens")
+    temperature: float = Field(1.0, gt=0, description="of the policy, in sampling and in training")
+    top_k: int = Field(0, ge=0, description="must be 0: see the validator")
+    top_p: float = Field(1.0, gt=0, le=1, description="must be 1: see the validator")
+
+    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
+    cliprange: float = Field(0.2, gt=0, description="of the probability ratio")
+    cliprange_value: float = Field(0.2, gt=0, description="of the value, around the old value")
+    clip_reward_value: float = Field(
+        5.0, gt=0, description="scores are clipped to +- this, before KL"
+    )
+    missing_eos_penalty: float = Field(
+        1.0, ge=0, description="subtracted from a cut answer's score"
+    )
+    kl_ctl: float = Field(
+        0.05, ge=0, description="beta: weight of the KL to the reference, per token"
+    )
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    kl_in: Literal["reward", "loss"] = Field("reward", description="where the KL penalty enters")
+    kl_target: float | None = Field(
+        None, gt=0, description="nats per sequence; given, beta adapts (Ziegler et al. 2019)"
+    )
+    kl_horizon: int = Field(10_000, ge=1, description="samples; time constant of the adaptive beta")
+    whiten_rewards: bool = False
+    loss_aggregation: Literal["token", "sequence", "constant"] = "token"
+    entropy_coefficient: float = Field(0.0, ge=0)
+
+    unsup_coef: float = Field(0.0, ge=0, description="weight of the pretraining (PTX) loss")
+    enable_ema: bool = False
+    ema_decay: float = Field(0.992, ge=0, lt=1)
+    actor_zero_stage: Literal[0, 1, 2, 3] | None = None
+    critic_zero_stage: Literal[0, 1, 2, 3] | None = None
+    offload_reference_model: bool = False
+
+    @model_validator(mode="after")
+    def _rollouts_are_draws_from_the_policy(self) -> PPOConfig:
+        if self.top_k or self.top_p < 1:
+            raise ValueError(
+                f"top_k {self.top_k} / top_p {self.top_p}: a filtered sample is not a draw from the "
+                "policy being differentiated (its KL estimate turns negative); use top_k 0, top_p 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _minibatches_divide(self) -> PPOConfig:
+        rollout = self.batch_size * self.generation_batches
+        parts = self.ranks * self.minibatches * self.gradient_accumulation_steps
+        if rollout % parts:
+            raise ValueError(
+                f"{rollout} answers an iteration cannot be divided among ranks {self.ranks} x "
+                f"minibatches {self.minibatches} x gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}; take a multiple of {parts}"
+            )
+        return self
+
+
+STAGES: dict[str, type[StageConfig]] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
+
+
+def parse(data: dict) -> StageConfig:
+    """The configuration object of a `config.json`'s content. Raises pydantic's error."""
+    stage = data.get("stage")
+    if stage not in STAGES:
+        raise ValueError(f"`stage` is {stage!r}; use one of {', '.join(STAGES)}")
+    return STAGES[stage].model_validate(data)
