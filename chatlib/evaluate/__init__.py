@@ -1,1 +1,1 @@
-"""Measurements of finished runs: overlap metrics, win rates, intervals, error tables (chapter 6)."""
+"""Measurements of finished runs: overlap metrics, win rates, error tables (chapter 6)."""

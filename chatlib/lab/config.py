@@ -224,7 +224,7 @@ class PPOConfig(StageConfig):
     def _rollouts_are_draws_from_the_policy(self) -> PPOConfig:
         if self.top_k or self.top_p < 1:
             raise ValueError(
-                f"top_k {self.top_k} / top_p {self.top_p}: a filtered sample is not a draw from the "
+                f"top_k {self.top_k} / top_p {self.top_p}: a filtered sample is no draw from the "
                 "policy being differentiated (its KL estimate turns negative); use top_k 0, top_p 1"
             )
         return self
