@@ -1,5 +1,18 @@
 """What a notebook touches: launch a stage, read its run, draw it. Imports no torch."""
 
 from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, Source, TinyModel
+from chatlib.lab.launch import LaunchError, RankFailed, RankStuck, launch
+from chatlib.lab.runs import Run
 
-__all__ = ["PPOConfig", "RewardConfig", "SFTConfig", "Source", "TinyModel"]
+__all__ = [
+    "LaunchError",
+    "PPOConfig",
+    "RankFailed",
+    "RankStuck",
+    "RewardConfig",
+    "Run",
+    "SFTConfig",
+    "Source",
+    "TinyModel",
+    "launch",
+]

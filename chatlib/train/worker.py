@@ -1,0 +1,168 @@
+"""What the DeepSpeed launcher starts once per rank: `python -m chatlib.train.worker --run DIR`.
+
+The process forks before anything heavy is imported. The child trains; the parent waits for
+it and writes down how it ended, because a process that was killed cannot do that itself.
+Rank 0 completes the manifest, and only after every rank has reported that it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from chatlib.lab import config, runs
+
+STAGES = {name: f"chatlib.train.{name}" for name in config.STAGES}
+KIB = 1024  # ru_maxrss is in KiB on Linux
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one rank; the result is the exit code."""
+    parser = argparse.ArgumentParser(prog="chatlib.train.worker", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="the run directory")
+    parser.add_argument("--checkpoint", type=Path, help="continue from this folder")
+    parser.add_argument("--local_rank", type=int, help="from the launcher; $LOCAL_RANK is used")
+    options = parser.parse_args(argv)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    write_to_log(options.run / "log" / f"rank{rank}.txt")
+    child = os.fork()
+    if child:
+        return supervise(child, runs.state_path(options.run, rank))
+    code = 1
+    try:
+        end_with_the_launcher()
+        dump_stacks_on_signal(options.run / "log" / f"rank{rank}.stack.txt")
+        code = run_rank(runs.Recorder(options.run, rank, world, options.checkpoint))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)  # never into the parent's code, and past libraries that crash at exit
+
+
+def write_to_log(path: Path) -> None:
+    """Send standard output and error of this process and its children to `path`."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def supervise(child: int, state_file: Path) -> int:
+    """Wait for the training process, add its end to its state, and return an exit code.
+
+    The code is 0 only for a rank that reported itself done: one that leaves early with code 0
+    would otherwise keep the others waiting for it.
+    """
+    _, status, usage = os.wait4(child, 0)
+    killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    code = None if killed_by else os.WEXITSTATUS(status)
+    state = runs.read_json(state_file)
+    done = state.get("status") == "done"
+    if state.get("status") == "running":
+        state.update(status="ended", time=time.time())
+    state.update(signal=killed_by, code=code, peak_bytes=usage.ru_maxrss * KIB)
+    runs.write_state(state_file, state)
+    return 0 if done else code or 1
+
+
+def run_rank(recorder: runs.Recorder) -> int:
+    """Train, report, and on rank 0 complete the manifest. Returns the exit code."""
+    try:
+        settings = config.parse(runs.read_json(recorder.directory / "config.json"))
+        module = os.environ.get("CHATLIB_STAGE_MODULE") or STAGES[settings.stage]  # tests set it
+        summary = importlib.import_module(module).train(settings, recorder)
+        recorder.report(status="done", peak_bytes=peak_resident(), **device_facts())
+        if recorder.rank == 0:
+            complete(recorder, summary or {})
+        leave_process_group()
+    except Exception as error:
+        traceback.print_exc()
+        text = traceback.format_exc()
+        message = f"{type(error).__name__}: {error}"[:2000]
+        recorder.report(status="failed", error=message, traceback=text)
+        return 1
+    return 0
+
+
+def end_with_the_launcher() -> None:
+    """End the whole process group when the launcher is gone, however it went.
+
+    The launcher holds the other end of standard input and writes nothing: the end of the
+    stream means that it has died. `$CHATLIB_ATTACHED` says that there is such a launcher.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    if os.environ.get("CHATLIB_ATTACHED"):
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def dump_stacks_on_signal(path: Path) -> None:
+    """Write the stacks of all threads to `path` on SIGUSR1, and to the log on a crash."""
+    global _stacks
+    _stacks = open(path, "w")  # noqa: SIM115 (open as long as the process)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, file=_stacks, all_threads=True)
+
+
+def complete(recorder: runs.Recorder, summary: dict) -> None:
+    """Write the complete manifest once every rank is done; raise when one fails instead."""
+    while True:
+        states = runs.read_states(recorder.directory, recorder.world)
+        if all(state.get("status") == "done" for state in states):
+            break
+        failed = [s["rank"] for s in states if s.get("status") in ("failed", "ended")]
+        if failed:
+            raise RuntimeError(f"Connection closed by peer: rank {failed[0]} did not finish")
+        time.sleep(0.02)
+    path = recorder.directory / "manifest.json"
+    manifest = runs.read_json(path)
+    manifest.update(
+        summary,
+        status="complete",
+        device=recorder.state["device"],
+        seconds=round(time.time() - manifest.get("started", time.time()), 3),
+        peak_bytes=[state["peak_bytes"] for state in states],
+        peak_device_bytes=[state["peak_device_bytes"] for state in states],
+    )
+    json.dumps(manifest)  # a summary that is no JSON fails here, before anything is written
+    runs.write_json(path, manifest)
+
+
+def peak_resident() -> int:
+    """Most bytes of memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+
+
+def device_facts() -> dict:
+    """The device's name, and the most bytes that torch has held on an accelerator."""
+    torch = sys.modules.get("torch")
+    if not (torch and torch.cuda.is_available()):
+        return {"device": "cpu", "peak_device_bytes": 0}
+    return {
+        "device": torch.cuda.get_device_name(),
+        "peak_device_bytes": torch.cuda.max_memory_allocated(),
+    }
+
+
+def leave_process_group() -> None:
+    """Close torch.distributed where a stage left it open; its destructor would warn."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""A stage that trains nothing: it beats, logs and returns; for faults that need no torch."""
+
+import json
+import os
+import time
+
+from chatlib.lab import runs
+
+
+def train(config, recorder):
+    start = 0
+    if recorder.checkpoint:
+        start = json.loads((recorder.checkpoint / "state.json").read_text())["step"]
+        recorder.rewind(start)
+    for step in range(start + 1, config.steps + 1):
+        recorder.beat(step, "forward")
+        recorder.log(step, loss=1 / step)
+        time.sleep(float(os.environ.get("LIGHT_STAGE_SECONDS", 0.01)))
+        if recorder.rank == 0 and config.save_every and step % config.save_every == 0:
+            save(config, recorder, step)
+    if recorder.rank == 0:
+        (recorder.directory / "model").mkdir(exist_ok=True)
+    return {"tokens": 10 * config.steps, "started_at_step": start}
+
+
+def save(config, recorder, step):
+    final = runs.checkpoint_path(recorder.directory, step)
+    temporary = final.with_suffix(".tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    (temporary / "state.json").write_text(json.dumps({"step": step}))
+    recorder.beat(step, "checkpoint")
+    runs.commit_checkpoint(temporary, final, config.keep_checkpoints)
