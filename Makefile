@@ -1,0 +1,55 @@
+# Every target sets up what it needs. Settings: PYTHON=python3.12, PAGES="03_sft 05_ppo".
+
+PYTHON ?= python3
+PAGES ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PIP := $(PY) -m pip --disable-pip-version-check install --constraint .ci/constraints.txt
+TORCH := $(shell grep '^torch==' .ci/constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lab render refresh results readme bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+book: $(READY) ## execute every notebook from nothing (about 10 min), gather figures, render
+	$(PY) -m chatlib.book book $(PAGES)
+
+test: $(READY) ## lint, unit tests, launch tests, notebooks against nbval, book without warnings
+	$(PY) .ci/check.py
+
+lab: $(READY) ## JupyterLab on the notebooks
+	$(PY) -m jupyterlab notebooks
+
+render: $(READY) ## the book from the outputs stored in the notebooks, in under a minute
+	$(PY) -m chatlib.book render
+
+refresh: $(READY) ## execute the tracked notebooks in place and store their outputs
+	rm -rf _build/refresh
+	CHATLIB_RUNS=$(CURDIR)/_build/refresh/runs $(PY) -m chatlib.book refresh $(PAGES)
+
+results: $(READY) ## train and evaluate with several seeds
+	$(PY) -m chatlib.book results
+
+readme: $(READY) ## the README's table and picture from the figures of book and results
+	$(PY) -m chatlib.book readme
+
+bench: $(READY) ## speed against a bare loop, TRL and transformers, as ratios
+	$(PY) -m chatlib.book.bench
+
+clean: ## remove what was built; the environment and your own runs stay
+	rm -rf _build
+
+# One environment for everything. The exact torch first: an open range would take another build.
+# DeepSpeed's shared-memory operator is compiled here once, not in the middle of the first run.
+$(READY): pyproject.toml .ci/constraints.txt
+	@echo "--- setting up $(VENV): a few minutes, once"
+	$(PYTHON) .ci/machine.py
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) '$(TORCH)'
+	$(PIP) --editable '.[book,test]'
+	@echo "--- compiling DeepSpeed's shared-memory operator"
+	DS_ACCELERATOR=cpu PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -c 'from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().is_compatible() and B().load()'
+	@touch $@

@@ -1,0 +1,87 @@
+"""``python -m chatlib.book COMMAND``: what the Makefile calls to make the book."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from chatlib.book import execute, experiments, pages, readme, render
+from chatlib.book.provenance import provenance
+from chatlib.lab import results
+
+RESULTS = pages.BUILD / "results.json"
+
+
+def book(names: list[str]) -> None:
+    """execute copies of all notebooks from nothing, gather figures, render the book"""
+    began = time.monotonic()
+    seconds = execute.book(names=names)
+    total = {"book": {"seconds": round(time.monotonic() - began, 1), "pages": seconds}}
+    figures = results.read(pages.BUILD / "book" / "results.json")
+    figures = results.merge(figures, {**total, "provenance": {"book": provenance()}})
+    results.write(RESULTS, results.merge(results.read(RESULTS), figures))
+    index = render.render(pages.BUILD / "book" / "notebooks", strict=False)
+    print(f"\n{len(seconds)} notebooks executed in {total['book']['seconds']:.0f} s")
+    print(f"figures  {_near(RESULTS)}\nbook     {_near(index)}")
+
+
+def refresh(names: list[str]) -> None:
+    """execute the tracked notebooks in place and store their outputs, normalised"""
+    seconds = execute.refresh(names)
+    print(f"{len(seconds)} notebooks stored; look at `git diff notebooks`")
+
+
+def render_stored(names: list[str]) -> None:
+    """render the book from the outputs stored in the tracked notebooks"""
+    print(f"book     {_near(render.render())}")
+
+
+def experiment(names: list[str]) -> None:
+    """train and evaluate with several seeds and write the figures"""
+    os.environ.setdefault(results.VARIABLE, str(RESULTS))
+    results.record(experiments.results())
+    results.record({"provenance.results": provenance()})
+    print(f"figures  {_near(RESULTS)}")
+
+
+def update_readme(names: list[str]) -> None:
+    """rewrite the README's table and picture from the figures"""
+    readme.update(RESULTS)
+    print(f"README.md and {_near(readme.PICTURE)} rewritten from {_near(RESULTS)}")
+
+
+COMMANDS = {
+    "book": book,
+    "refresh": refresh,
+    "render": render_stored,
+    "results": experiment,
+    "readme": update_readme,
+}
+
+
+def _near(path: Path) -> Path:
+    """`path` as seen from the repository's root."""
+    return path.relative_to(pages.ROOT)
+
+
+def main() -> int:
+    """Run one command; 1 and a sentence on what can be expected to go wrong."""
+    parser = argparse.ArgumentParser(prog="python -m chatlib.book")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, function in COMMANDS.items():
+        command = commands.add_parser(name, help=function.__doc__)
+        command.add_argument("pages", nargs="*", help="page names; all when none is given")
+    chosen = parser.parse_args()
+    try:
+        COMMANDS[chosen.command](chosen.pages)
+    except (execute.PageFailed, RuntimeError, ValueError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Which pages the book has, and what is stored of a page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+TOC = ROOT / "_toc.yml"
+BUILD = ROOT / "_build"
+
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+KEPT_CELL_METADATA = ("mystnb", "tags")
+
+
+def in_order(toc: Path = TOC) -> list[str]:
+    """The names of all pages without suffix, the root first, in the order of `_toc.yml`."""
+
+    def files(node: object) -> list[str]:
+        if isinstance(node, list):
+            return [name for item in node for name in files(item)]
+        if not isinstance(node, dict):
+            return []
+        own = [node[key] for key in ("root", "file") if key in node]
+        return own + [name for value in node.values() for name in files(value)]
+
+    return files(yaml.safe_load(toc.read_text(encoding="utf-8")))
+
+
+def notebooks(folder: Path = NOTEBOOKS, toc: Path = TOC) -> list[Path]:
+    """The pages that are notebooks, in the order in which a reader meets them."""
+    paths = [folder / f"{name}.ipynb" for name in in_order(toc)]
+    return [path for path in paths if path.is_file()]
+
+
+def load(path: Path) -> nbformat.NotebookNode:
+    """The notebook at `path`. Raises `ValueError` naming the file when it is not one."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise ValueError(f"{path}: not a notebook ({error}); restore it from git") from None
+
+
+def save(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Write the normalised notebook: two executions with equal outputs give equal bytes."""
+    nbformat.validate(normalised := normalise(notebook))
+    nbformat.write(normalised, path)
+
+
+def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy without what differs from run to run: times, versions, chunks of one stream."""
+    notebook = nbformat.from_dict(notebook)
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    )
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict(
+            {key: cell.metadata[key] for key in KEPT_CELL_METADATA if key in cell.metadata}
+        )
+        if cell.cell_type == "code":
+            cell.outputs = _whole_streams(cell.outputs)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def _whole_streams(outputs: list) -> list:
+    """Neighbouring pieces of one stream joined: where the kernel cuts them is chance."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == "stream" and last.get("name") == output.get("name"):
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def without_colours(text: str) -> str:
+    """Terminal escape sequences removed."""
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)

@@ -1,0 +1,87 @@
+"""The figures that pages and experiments reach, gathered in one JSON file.
+
+A page calls `record({"sft.grounded": 0.87})`. While the book is executed, the environment
+variable ``CHATLIB_RESULTS`` names the file and the figure lands there at ``.sft.grounded``;
+when a reader runs the page alone the variable is not set and nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+VARIABLE = "CHATLIB_RESULTS"
+
+
+def record(figures: dict[str, object]) -> dict[str, object]:
+    """Merge figures into the file named by ``$CHATLIB_RESULTS`` and return them unchanged.
+
+    Keys are dotted paths (``ppo.seconds``); values are numbers, texts, or lists and dicts of
+    them; numpy and torch scalars are taken as numbers. Raises `ValueError` for a value that
+    JSON cannot hold, NaN and infinity included, and for a key that is a figure and a group.
+    """
+    plain = {key: _plain(key, value) for key, value in figures.items()}
+    if target := os.environ.get(VARIABLE):
+        path = Path(target)
+        write(path, merge(read(path), nested(plain)))
+    return figures
+
+
+def nested(figures: dict[str, object]) -> dict:
+    """``{"a.b": 1, "a.c": 2}`` as ``{"a": {"b": 1, "c": 2}}``."""
+    tree: dict = {}
+    for key, value in figures.items():
+        branch: object = value
+        for part in reversed(key.split(".")):
+            branch = {part: branch}
+        tree = merge(tree, branch)
+    return tree
+
+
+def merge(old: dict, new: dict, at: str = "") -> dict:
+    """Both trees in one; a figure of `new` replaces the figure of `old` at the same place."""
+    merged = dict(old)
+    for key, value in new.items():
+        here = f"{at}{key}"
+        if key in old and isinstance(old[key], dict) != isinstance(value, dict):
+            raise ValueError(f"`{here}` is both a figure and a group of figures; rename one")
+        is_group = isinstance(value, dict) and key in old
+        merged[key] = merge(old[key], value, f"{here}.") if is_group else value
+    return merged
+
+
+def read(path: Path) -> dict:
+    """The figures in `path`; none when there is no such file yet."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); remove it and run again") from None
+
+
+def write(path: Path, tree: dict) -> None:
+    """Replace `path` by the JSON of `tree` in one step: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
+    ) as file:
+        json.dump(tree, file, indent=1, sort_keys=True, ensure_ascii=False)
+        file.write("\n")
+    os.replace(file.name, path)
+
+
+def _plain(key: str, value: object) -> object:
+    """`value` with numpy and torch scalars turned into Python numbers."""
+    if isinstance(value, dict):
+        return {str(name): _plain(f"{key}.{name}", item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(f"{key}[{i}]", item) for i, item in enumerate(value)]
+    value = value.item() if hasattr(value, "item") else value
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{key}` is {value!r}, not a figure; give a finite number") from None
+    return value
