@@ -15,26 +15,33 @@ from chatlib.data.schema import Record, content_hash
 STAGES = ("sft", "reward", "ppo")
 
 
-def _place(record: Record, salt: str) -> float:
+def _place(prompt: list[dict], salt: str) -> float:
     """A number in [0, 1), uniform over prompts and equal for equal prompts."""
-    digest = hashlib.sha256(f"{salt}:{content_hash(record.prompt)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{salt}:{content_hash(prompt)}".encode()).hexdigest()
     return int(digest[:13], 16) / 16**13
+
+
+def stage_of(
+    prompt: list[dict], shares: tuple[float, float, float] = (2, 4, 4), seed: int = 0
+) -> str:
+    """The stage that a prompt belongs to, in proportion to `shares` (DeepSpeed-Chat's data_split).
+
+    Raises `ValueError` for shares that are no proportion.
+    """
+    if len(shares) != len(STAGES) or min(shares) < 0 or sum(shares) <= 0:
+        raise ValueError(f"split shares {shares}: give three numbers of 0 or more, not all 0")
+    edges = [sum(shares[: i + 1]) / sum(shares) for i in range(len(shares))]
+    place = _place(prompt, f"split {seed}")
+    return next(stage for stage, edge in zip(STAGES, edges) if place < edge)
 
 
 def split(
     records: Iterable[Record], shares: tuple[float, float, float] = (2, 4, 4), seed: int = 0
 ) -> dict[str, list[Record]]:
-    """Parts for the three stages, in proportion to `shares` (DeepSpeed-Chat's data_split).
-
-    The parts hold different prompts. Raises `ValueError` for shares that are no proportion.
-    """
-    if len(shares) != len(STAGES) or min(shares) < 0 or sum(shares) <= 0:
-        raise ValueError(f"split shares {shares}: give three numbers of 0 or more, not all 0")
-    edges = [sum(shares[: i + 1]) / sum(shares) for i in range(len(shares))]
+    """Parts for the three stages, which hold different prompts; see `stage_of`."""
     parts: dict[str, list[Record]] = {stage: [] for stage in STAGES}
     for record in records:
-        place = _place(record, f"split {seed}")
-        parts[next(s for s, edge in zip(STAGES, edges) if place < edge)].append(record)
+        parts[stage_of(record.prompt, shares, seed)].append(record)
     return parts
 
 
@@ -51,7 +58,7 @@ def hold_out(records: list[Record], n: int, seed: int = 0) -> tuple[list[Record]
         )
     groups: dict[float, list[int]] = {}
     for i, record in enumerate(records):
-        groups.setdefault(_place(record, f"hold out {seed}"), []).append(i)
+        groups.setdefault(_place(record.prompt, f"hold out {seed}"), []).append(i)
     taken: set[int] = set()
     for place in sorted(groups):
         if len(taken) + len(groups[place]) <= n:

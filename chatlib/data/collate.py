@@ -1,0 +1,81 @@
+"""Lists of token ids in, padded tensors and batches out.
+
+Masks are made from lengths, never by looking for a pad id. Batches hold examples of similar
+length, so that little is computed on padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import torch
+from torch import Tensor
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> tuple[Tensor, Tensor]:
+    """(ids, mask), both (batch, longest row) and int64; mask is 1 on the rows' own tokens."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), value)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[i, place] = torch.as_tensor(row, dtype=torch.long)
+        mask[i, place] = 1
+    return ids, mask
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token among its row's own: cumsum(mask) - 1, (batch, time).
+
+    Padding on the left then shifts no position. Padded places get 0.
+    """
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, bucket: int = 50
+) -> list[list[int]]:
+    """Indices of one pass over the data in batches of similar length, in random order.
+
+    Examples are shuffled, sorted by length within groups of ``bucket`` batches, and the batches
+    shuffled again. The remainder that fills no batch waits for the next epoch's shuffle.
+    """
+    rng = Random(seed)
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    order = order[: len(order) // batch_size * batch_size]
+    size = batch_size * bucket
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    tidy = [i for group in groups for i in sorted(group, key=lambda j: lengths[j])]
+    batches = [tidy[i : i + batch_size] for i in range(0, len(tidy), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
+class Batches:
+    """The batch of any step, counted over all epochs, so that the data position is the step."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        """Raises `ValueError` when there are fewer examples than one batch holds."""
+        self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
+        self.per_epoch = len(lengths) // batch_size
+        self.epoch: tuple[int, list[list[int]]] = (-1, [])
+        if not self.per_epoch:
+            raise ValueError(
+                f"{len(lengths)} examples do not fill one batch of {batch_size}; "
+                "lower batch_size or give more data"
+            )
+
+    def at(self, step: int) -> list[int]:
+        """Indices of the examples of step 0, 1, 2, ..."""
+        epoch, place = divmod(step, self.per_epoch)
+        if self.epoch[0] != epoch:
+            seed = self.seed + 1_000_003 * epoch
+            self.epoch = (epoch, epoch_batches(self.lengths, self.batch_size, seed))
+        return self.epoch[1][place]
+
+
+def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
+    """The part of a batch that a rank computes: every world-th example, so lengths stay even."""
+    return list(batch[rank::world])

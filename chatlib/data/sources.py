@@ -1,0 +1,82 @@
+"""What a stage trains on: its sources read, blended, split among the stages, some held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from random import Random
+
+from chatlib.data import readers, shop, split
+from chatlib.data.schema import Dialogue, Preference, Record
+from chatlib.lab.config import Source, StageConfig
+
+
+@dataclass(frozen=True)
+class Data:
+    """Records of one stage; ``report`` says for each source what was kept, and what not."""
+
+    train: list[Record]
+    held_out: list[Record]
+    report: list[str] = field(default_factory=list)
+
+
+def load(config: StageConfig) -> Data:
+    """The records of ``config.stage``, no prompt of which any other stage sees.
+
+    SFT gets dialogues (of a preference the chosen answer), the reward model preferences, PPO
+    records of either kind, of which it reads the prompts. Raises `ValueError` when too little
+    is left to train on, and `readers.Unreadable` for a source that cannot be used.
+    """
+    parts, report = [], []
+    for source in config.sources:
+        records, line = (_from_shop if source.name == "shop" else _from_reader)(source, config)
+        parts.append(records)
+        report.append(line)
+    if len(parts) == 1:
+        records = parts[0]
+    else:
+        n = min(config.records, sum(map(len, parts)))
+        records = readers.blend(parts, [s.weight for s in config.sources], n, config.seed)
+    if not records:
+        raise ValueError(
+            f"nothing is left to train {config.stage} on ({'; '.join(report)}); give `sources` "
+            f"that hold its records and a `split` that leaves it a share"
+        )
+    train, held_out = split.hold_out(records, min(config.held_out, len(records) // 5), 0)
+    return Data(train, held_out, report)
+
+
+def _from_shop(source: Source, config: StageConfig) -> tuple[list[Record], str]:
+    share = config.split[split.STAGES.index(config.stage)]
+    if not share:
+        return [], f"shop: split {config.split} leaves {config.stage} nothing"
+    records = list(islice(_shop_stream(config), config.records))
+    return records, f"shop: {len(records)} records"
+
+
+def _shop_stream(config: StageConfig) -> Iterator[Record]:
+    """An endless stream of the stage's own scenarios, each answered once (reward model: twice)."""
+    rng = Random(f"{config.stage} answers {config.seed}")
+    answer = shop.preference if config.stage == "reward" else shop.demonstration
+    for scenario in shop.scenarios(config.seed):
+        if split.stage_of(scenario.messages(), config.split) == config.stage:
+            yield answer(rng, scenario)
+
+
+def _from_reader(source: Source, config: StageConfig) -> tuple[list[Record], str]:
+    reading = readers.read(source.name, source.format, config.records)
+    mine = split.split(reading.records, config.split)[config.stage]
+    usable = [r for r in (_suits(config.stage, record) for record in mine) if r is not None]
+    line = f"{reading.summary()}; {len(mine)} of them in {config.stage}'s share"
+    if len(usable) < len(mine):
+        line += f", {len(mine) - len(usable)} left out: no pair of answers to prefer one of"
+    return usable, line
+
+
+def _suits(stage: str, record: Record) -> Record | None:
+    if stage == "sft" and isinstance(record, Preference):
+        return record.dialogue()
+    if stage == "reward" and isinstance(record, Dialogue):
+        return None
+    return record
