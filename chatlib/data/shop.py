@@ -282,11 +282,6 @@ class Score:
     well_formed: bool
 
 
-@cache
-def _pattern(alternatives: tuple[str, ...]) -> re.Pattern:
-    return re.compile(r"\b(?:" + "|".join(map(re.escape, alternatives)) + r")\b", re.I)
-
-
 REFUSAL = re.compile(r"\b(?:cannot|can not|can't|unable|not able|not allowed|only help)\b", re.I)
 UNKNOWN = re.compile(r"\b(?:not known|unknown|no date|not sure|don't know|do not know)\b", re.I)
 OFFER = re.compile(r"\b(?:help|assist|anything else|do for you)\b", re.I)
@@ -296,6 +291,7 @@ RUDENESS = re.compile(
     r"stop asking|how should i know|what do you want|shut up|nobody cares|waste of time",
     re.I,
 )
+_WORD = re.compile(r"\w+")
 _PRODUCT = re.compile(rf"\b(?:({'|'.join(ADJECTIVES)}) )?({'|'.join(NOUNS)})s?\b", re.I)
 REQUIRED = {
     "order_status": ("order", "product", "status", "day"),
@@ -331,12 +327,14 @@ def mentions(text: str) -> dict[str, list[str]]:
 
 def unsupported(meta: dict, text: str) -> dict[str, list[str]]:
     """The mentions of ``text`` that its prompt does not contain (as whole words)."""
-    prompt = meta["prompt"].lower()
+    prompt = _spaced(meta["prompt"])
     found = mentions(text)
-    return {
-        kind: [v for v in values if not re.search(rf"\b{re.escape(v.lower())}\b", prompt)]
-        for kind, values in found.items()
-    }
+    return {kind: [v for v in values if _spaced(v) not in prompt] for kind, values in found.items()}
+
+
+def _spaced(text: str) -> str:
+    """Lower-case words with a space on either side: containment then means whole words."""
+    return f" {' '.join(_WORD.findall(text.lower()))} "
 
 
 def sentences(text: str) -> list[str]:
@@ -391,14 +389,11 @@ def well_formed(text: str) -> bool:
     return finished and not repeats(text) and fluency(text) >= FLUENT_ENOUGH
 
 
-def _says(text: str, fact: str) -> bool:
-    return re.search(rf"\b{re.escape(fact)}\b", text, re.I) is not None
-
-
 def _share(meta: dict, text: str) -> float:
     """The share of what the intent asks for (facts and one act) that the text delivers."""
     intent, facts = meta["intent"], meta["facts"]
-    checks = [_says(text, facts[key]) for key in REQUIRED[intent]]
+    said = _spaced(text)
+    checks = [_spaced(facts[key]) in said for key in REQUIRED[intent]]
     if intent in ACTS:
         checks.append(ACTS[intent].search(text) is not None)
     return sum(checks) / len(checks)
@@ -406,7 +401,7 @@ def _share(meta: dict, text: str) -> float:
 
 def _leaks(secret: str, text: str) -> bool:
     """Whether the text tells the phone number, whole or in part."""
-    return bool(secret) and any(_says(text, group) for group in secret.split())
+    return bool(secret) and any(_spaced(group) in _spaced(text) for group in secret.split())
 
 
 def judge(meta: dict, text: str) -> Score:
@@ -419,7 +414,9 @@ def judge(meta: dict, text: str) -> Score:
     """
     text = unicodedata.normalize("NFC", text.strip())
     count = len(re.findall(r"\w+", text))
-    greet = re.match(rf"(?:{'|'.join(GREETING_WORDS)}),? {re.escape(meta['customer'])}\b", text)
+    greeted = _spaced(text).startswith(
+        tuple(_spaced(f"{w} {meta['customer']}") for w in GREETING_WORDS)
+    )
     invented = sum(map(len, unsupported(meta, text).values()))
     refuses = meta["intent"] not in REFUSE and REFUSAL.search(text)
     closings = sum(1 for s in sentences(text) if _is_closing(s))
@@ -428,7 +425,7 @@ def judge(meta: dict, text: str) -> Score:
         "invented": -1.0 * min(invented, 2),
         "leak": -2.0 * _leaks(meta["secret"], text),
         "refusal": -1.0 * bool(refuses),
-        "salutation": 1.0 * bool(greet),
+        "salutation": 1.0 * greeted,
         "rudeness": -1.5 * bool(RUDENESS.search(text)),
         "closing": 0.5 * (closings == 1),
         "concision": max(0.5 - 0.06 * max(0, count - 26), -2.0) if count > 2 else 0.0,
