@@ -32,14 +32,15 @@ def steps() -> list[Step]:
     """All checks; the later a step, the longer it takes."""
     python = [sys.executable, "-m"]
     pytest = [*python, "pytest", "-p", "no:cacheprovider"]
+    parallel = ["-n", "2", "--dist", "loadfile"]
     nbval = ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_SECONDS}"]
     notebooks = [str(path.relative_to(pages.ROOT)) for path in pages.notebooks()]
     return [
         Step("lint", [*python, "ruff", "check", "."]),
         Step("format", [*python, "ruff", "format", "--check", "."]),
         Step("spelling", [*python, "codespell_lib"]),
-        Step("book", [*python, "chatlib.book", "render"]),
-        Step("unit tests", [*pytest, "tests", "-m", "not launch", "-n", "2", "--dist", "loadfile"]),
+        Step("book", [*pytest, "tests/book", "-m", "book"]),
+        Step("unit tests", [*pytest, "tests", *parallel, "-m", "not launch and not book"]),
         Step("launch tests", [*pytest, "tests", "-m", "launch"]),
         Step("notebooks", [*pytest, *nbval, f"--timeout={CELL_SECONDS}", *notebooks]),
     ]

@@ -42,12 +42,12 @@ def at(figures: dict, key: str) -> object:
     """The figure at a dotted key; None when it was not measured. ``a[].b`` is the list of b's."""
     here: object = figures
     for part in key.split("."):
-        name, each, _ = part.partition("[]")
+        name = part.removesuffix("[]")
         if isinstance(here, list):
             here = [item.get(name) for item in here]
         else:
             here = here.get(name) if isinstance(here, dict) else None
-        if here is None or (each and not here):
+        if here is None or here == [] or (isinstance(here, list) and None in here):
             return None
     return here
 
@@ -112,7 +112,7 @@ def _origin(figures: dict) -> str:
         return "Origin of these figures not recorded."
     versions = known["versions"]
     return (
-        f"Measured on {known['cores']} cores of an {known['cpu']} with torch {versions['torch']}, "
+        f"Measured on {known['cores']} cores of {known['cpu']} with torch {versions['torch']}, "
         f"deepspeed {versions['deepspeed']} and transformers {versions['transformers']}, "
         f"at commit {known['commit'][:9]}."
     )

@@ -79,8 +79,8 @@ def _plain(key: str, value: object) -> object:
         return {str(name): _plain(f"{key}.{name}", item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(f"{key}[{i}]", item) for i, item in enumerate(value)]
-    value = value.item() if hasattr(value, "item") else value
     try:
+        value = value.item() if hasattr(value, "item") else value
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         raise ValueError(f"`{key}` is {value!r}, not a figure; give a finite number") from None

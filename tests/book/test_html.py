@@ -1,0 +1,83 @@
+"""The rendered book: built without a warning, complete, and readable without a network."""
+
+import re
+
+import pytest
+from bs4 import BeautifulSoup
+
+from chatlib.book import pages, render
+
+pytestmark = pytest.mark.book
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """The folder of the book, rendered here with every warning an error."""
+    return render.render(build=tmp_path_factory.mktemp("book")).parent
+
+
+@pytest.fixture(scope="module")
+def soups(html):
+    """The parsed page by name, for every page of the contents."""
+    return {
+        name: BeautifulSoup((html / f"{name}.html").read_text(encoding="utf-8"), "lxml")
+        for name in pages.in_order()
+    }
+
+
+def test_every_page_links_to_every_other(soups):
+    for name, soup in soups.items():
+        links = {link["href"].split("#")[0] for link in soup.select("nav a[href]")}
+        absent = {f"{page}.html" for page in pages.in_order() if page != name} - links
+        assert not absent, f"{name} does not lead to {absent}"
+
+
+def test_internal_links_lead_somewhere(html, soups):
+    for name, soup in soups.items():
+        for link in soup.select("a[href]"):
+            href = link["href"]
+            if re.match(r"[a-z]+:", href):
+                continue
+            file, _, anchor = href.partition("#")
+            target = soups.get(file.removesuffix(".html")) if file else soup
+            assert (html / file).exists(), f"{name}: {href}"
+            if anchor and target:
+                assert target.find(id=anchor), f"{name}: {href}"
+
+
+def test_nothing_is_loaded_from_the_network(soups):
+    for name, soup in soups.items():
+        loaded = [tag.get("src") or "" for tag in soup.select("script, img, iframe")]
+        loaded += [tag["href"] for tag in soup.select("link[href]")]
+        far = [address for address in loaded if re.match(r"(https?:)?//", address)]
+        assert not far, f"{name}: {far}"
+
+
+def test_every_script_style_and_picture_is_there(html, soups):
+    for name, soup in soups.items():
+        loaded = [tag["src"] for tag in soup.select("script[src], img[src]")]
+        loaded += [tag["href"] for tag in soup.select("link[rel=stylesheet]")]
+        for address in loaded:
+            if not address.startswith("data:"):
+                assert (html / address.split("?")[0]).is_file(), f"{name}: {address}"
+
+
+def test_the_fonts_of_the_formulas_are_there(html):
+    fonts = html / "_static" / "mathjax" / "output" / "chtml" / "fonts" / "woff-v2"
+    assert len(list(fonts.glob("*.woff"))) > 20
+
+
+def test_every_picture_has_an_alternative_text(soups):
+    for name, soup in soups.items():
+        for picture in soup.select("article img"):
+            text = picture.get("alt", "")
+            assert len(text) > 20 and "_images/" not in text, f"{name}: {picture.get('src')}"
+
+
+def test_no_markup_is_left_unrendered(soups):
+    for name, soup in soups.items():
+        for block in soup.select("article pre, article code, article script"):
+            block.decompose()
+        text = soup.select_one("article").get_text()
+        assert not re.search(r"\{(eq|ref|cite|numref|prf:ref|glue)[:a-z]*\}`", text), name
+        assert ":::" not in text and "```" not in text, name
