@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatlib.data.template import encode_prompts
+from chatlib.lab import runs
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -30,32 +33,20 @@ class ChatError(ValueError):
 # --- loading
 
 
-def _check_folder(folder: Path) -> None:
-    """Raise `ChatError` for what a local model folder lacks."""
-    if not folder.is_dir():
-        raise ChatError(f"{folder} is no folder; give a model folder, run:NAME or hub:NAME")
-    if not (folder / "config.json").exists():
-        raise ChatError(f"{folder} holds no config.json; give a folder in Hugging Face format")
-    if not any(folder.glob("*.safetensors")):
+def _folder(reference: object) -> Path | None:
+    """The local folder of a Run, a path (a run's directory too) or run:NAME; None for hub:NAME."""
+    place = runs.resolve(getattr(reference, "model_dir", reference))
+    if not isinstance(place, Path):
+        return None
+    place = place / "model" if (place / "model/config.json").is_file() else place
+    if not any(place.glob("*.safetensors")):
         raise ChatError(
-            f"{folder} holds no .safetensors weights; save it again with "
+            f"{place} holds no .safetensors weights; save it again with "
             "`save_pretrained` (pickled weights are not opened)"
         )
-    if not any((folder / n).exists() for n in ("tokenizer.json", "tokenizer_config.json")):
-        raise ChatError(f"{folder} holds no tokenizer; save one there with `save_pretrained`")
-
-
-def _locate(reference: object) -> tuple[str, str | None, bool]:
-    """(folder or hub name, revision, is it local) of a Run, folder, run:NAME or hub:NAME[@REV]."""
-    text = str(getattr(reference, "model_dir", None) or reference)
-    if text.startswith("hub:"):
-        name, _, revision = text[4:].partition("@")
-        return name, revision or None, False
-    if text.startswith("run:"):
-        from chatlib.lab import runs
-
-        text = str(runs.resolve(text))
-    return text, None, True
+    if not any((place / n).exists() for n in ("tokenizer.json", "tokenizer_config.json")):
+        raise ChatError(f"{place} holds no tokenizer; save one there with `save_pretrained`")
+    return place
 
 
 @dataclass
@@ -74,28 +65,24 @@ class Assistant:
 
     def encode(self, messages: Messages) -> list[int]:
         """Token ids of the conversation, up to where the next answer starts."""
-        return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        return encode_prompts(self.tokenizer, [messages])[0]
 
 
 def load(reference: object, name: str | None = None) -> Assistant:
     """Load a finished `Run`, a model folder, ``run:NAME`` or ``hub:NAME[@REVISION]``.
 
     Only safetensors weights are read. Raises `ChatError` when the folder lacks weights, a
-    tokenizer or a chat template.
+    tokenizer or a chat template, and `RunError` when it is no model or no finished run.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place, revision, local = _locate(reference)
-    if local:
-        _check_folder(Path(place))
-    tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=local)
+    folder = _folder(reference)
+    place, revision = (str(folder), None) if folder else runs.resolve(reference)
+    options = {"revision": revision, "local_files_only": folder is not None}
+    tokenizer = AutoTokenizer.from_pretrained(place, **options)
     if not tokenizer.chat_template:
         raise ChatError(f"{place} has no chat template; set `tokenizer.chat_template` and save it")
-    model = AutoModelForCausalLM.from_pretrained(
-        place, revision=revision, use_safetensors=True, local_files_only=local
-    )
+    model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options)
     return Assistant(name or _short_name(place), model.eval(), tokenizer)
 
 
@@ -327,7 +314,7 @@ def run(options: argparse.Namespace) -> int:
         chats = [
             Chat(load(model), options.facts, sampling, options.context) for model in options.models
         ]
-    except ChatError as error:
+    except (ChatError, runs.RunError) as error:
         print(error, file=sys.stderr)
         return 2
     print(COMMANDS)

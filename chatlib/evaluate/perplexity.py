@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from chatlib.data.template import Encoded
 
-# token ids, and a mask that is 1 on the tokens of the answers
-Example = tuple[Sequence[int], Sequence[int]]
 COUNTED = ("answers", "answers and prompts", "pads too", "answers over all positions")
 
 
-def _batches(examples: Sequence[Example], pad: int, size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Right-padded (ids, valid, answer) batches, each (B, T), T the longest in the batch."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    def block(rows: list, value: int) -> Tensor:
-        tensors = [torch.tensor(list(row)) for row in rows]
-        return pad_sequence(tensors, batch_first=True, padding_value=value)
-
-    for start in range(0, len(examples), size):
-        ids, answers = zip(*examples[start : start + size])
-        yield block(ids, pad), block([[1] * len(row) for row in ids], 0), block(answers, 0)
-
-
 def perplexities(
-    model: Any, examples: Sequence[Example], pad: int, batch_size: int = 64
+    model: Any, examples: Sequence[Encoded], pad: int, batch_size: int = 64
 ) -> pd.DataFrame:
     """exp of the mean negative log-likelihood, over four choices of what is counted.
 
@@ -39,16 +23,21 @@ def perplexities(
     ``answers over all positions`` divides the answers' nats by every position of the padded
     batch, which is what a mean over a loss with zeros in it does.
 
-    ``model`` maps ``input_ids`` and ``attention_mask`` (B, T) to an object with ``logits``;
-    ``pad`` is the padding id. Returns one row a choice: ``tokens`` (the denominator),
-    ``nats`` per token and ``perplexity``. The first token of an example is never predicted.
+    ``examples`` come from `chatlib.data.template.encode`; ``model`` maps ``input_ids`` and
+    ``attention_mask`` (B, T) to an object with ``logits``; ``pad`` is the padding id. Returns
+    one row a choice: ``tokens`` (the denominator), ``nats`` per token and ``perplexity``. The
+    first token of an example is never predicted.
     """
     import torch
 
+    from chatlib.data import collate
     from chatlib.maths.likelihood import token_log_probs
 
     nats, tokens = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    for ids, valid, answer in _batches(examples, pad, batch_size):
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        ids, valid = collate.pad([e.ids for e in batch], pad)
+        answer, _ = collate.pad([e.mask for e in batch], 0)
         ids, valid, answer = (x.to(model.device) for x in (ids, valid, answer))
         with torch.inference_mode():
             logits = model(input_ids=ids, attention_mask=valid).logits

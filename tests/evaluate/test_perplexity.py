@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from chatlib.data.template import Encoded
 from chatlib.evaluate.perplexity import COUNTED, perplexities
 
 PAD = 3
@@ -19,7 +20,7 @@ class Constant(torch.nn.Module):
 
 
 # prompt 2 tokens, answer 2 and 1 tokens; the second example is padded by one
-EXAMPLES = [([2, 2, 0, 1], [0, 0, 1, 1]), ([2, 1, 0], [0, 0, 1])]
+EXAMPLES = [Encoded([2, 2, 0, 1], [0, 0, 1, 1]), Encoded([2, 1, 0], [0, 0, 1])]
 
 
 def bits(table, row):
@@ -58,17 +59,15 @@ def test_a_real_model_is_read_without_its_padding():
         initializer_range=0.5,
     )
     model = LlamaForCausalLM(config).eval()
-    examples = [([5, 6, 7, 8, 9, 4], [0, 0, 1, 1, 1, 1]), ([5, 9, 8], [0, 1, 1])]
-    nats = sum(
-        model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)[t, ids[t + 1]].item()
-        * mask[t + 1]
-        for ids, mask in examples
-        for t in range(len(ids) - 1)
-    )
+    examples = [Encoded([5, 6, 7, 8, 9, 4], [0, 0, 1, 1, 1, 1]), Encoded([5, 9, 8], [0, 1, 1])]
+    nats = 0.0
+    for e in examples:
+        logp = model(torch.tensor([e.ids])).logits[0].log_softmax(-1)
+        nats -= sum(logp[t - 1, e.ids[t]].item() for t in range(len(e.ids)) if e.mask[t])
     table = perplexities(model, examples, PAD)
-    assert table.loc["answers", "nats"] == pytest.approx(-nats / 6, abs=1e-5)
+    assert table.loc["answers", "nats"] == pytest.approx(nats / 6, abs=1e-5)
 
 
 def test_examples_without_answers_are_refused():
     with pytest.raises(ValueError, match="no example has an answer token"):
-        perplexities(Constant(), [([1, 2], [0, 0])], PAD)
+        perplexities(Constant(), [Encoded([1, 2], [0, 0])], PAD)

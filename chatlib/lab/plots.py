@@ -1,0 +1,282 @@
+"""The book's figures: one style, colour-blind-safe, readable in light and in dark mode.
+
+Every function returns a closed `matplotlib.figure.Figure`: the last line of a cell shows it
+once. matplotlib is imported when a figure is drawn, so that importing `chatlib.lab` stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008, "Color universal design"; black first, yellow (faint on white) left out
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")  # besides the colours, for print and for any eye
+WIDTH = 5.6  # inches; at 360 pixels a 10-point letter is still 9 pixels high
+
+# column of a PPO run: title of its panel, in reading order
+PPO_CURVES = {
+    "score": "reward-model score",
+    "gold": "gold reward",
+    "kl": "KL to the SFT model (nats a sequence)",
+    "entropy": "entropy (nats a token)",
+    "length": "answer length (tokens)",
+    "eos": "share that ended",
+    "clip_fraction": "share of ratios clipped",
+    "explained_variance": "explained variance of the critic",
+}
+
+_STYLE = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "text.color": "black",
+    "axes.labelcolor": "black",
+    "axes.edgecolor": "#444444",
+    "xtick.color": "#222222",
+    "ytick.color": "#222222",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+}
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the book's style and close the figure, so that a notebook shows it only once."""
+
+    @wraps(draw)
+    def styled(*arguments: Any, **options: Any) -> Figure:
+        import matplotlib.pyplot as plt
+        from cycler import cycler
+
+        with plt.rc_context(_STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}):
+            figure = draw(*arguments, **options)
+            figure.canvas.draw()  # lays the panels out while the style holds
+        plt.close(figure)
+        return figure
+
+    return styled
+
+
+def smoothed(values: Sequence[float], weight: float) -> np.ndarray:
+    """Exponential mean, m_t = (w m_{t-1} + (1-w) x_t), with the start's bias taken out.
+
+    ``weight`` w in [0, 1); 0 leaves the values as they are. A missing value (NaN) repeats
+    the mean before it.
+    """
+    if not 0 <= weight < 1:
+        raise ValueError(f"`smooth` is {weight}; use 0 (not smoothed) up to, not including, 1")
+    mean, mass, out = 0.0, 0.0, []
+    for value in np.asarray(values, dtype=float):
+        if np.isfinite(value):
+            mean, mass = weight * mean + (1 - weight) * value, weight * mass + 1 - weight
+        out.append(mean / mass if mass else np.nan)
+    return np.asarray(out)
+
+
+def _table(source: Any) -> pd.DataFrame:
+    """The metrics of a Run, or the table itself."""
+    return getattr(source, "metrics", source)
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Steps and values of one figure, rows without it left out."""
+    if name not in table.columns:
+        known = ", ".join(c for c in table.columns if c != "step")
+        raise ValueError(f"no figure {name!r} was logged; use one of {known}")
+    return table[["step", name]].dropna()
+
+
+def _line(axes: Axes, table: pd.DataFrame, name: str, smooth: float, i: int, label: str) -> None:
+    """One curve; when smoothed, the raw values stay visible as a faint line."""
+    rows = _column(table, name)
+    colour, style = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
+    if smooth:
+        axes.plot(rows["step"], rows[name], color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(rows["step"], smoothed(rows[name], smooth), style, color=colour, label=label)
+
+
+def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels in rows of ``columns``; ``height`` inches a row."""
+    import matplotlib.pyplot as plt
+
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return figure, list(grid.flat[:count])
+
+
+@_styled
+def curves(source: Any, *columns: str, smooth: float = 0.0) -> Figure:
+    """Logged figures of one run against the step, one panel each.
+
+    ``source`` is a `Run` or a table with a ``step`` column; ``columns`` default to all that
+    were logged; ``smooth`` is the weight of `smoothed`.
+    """
+    table = _table(source)
+    names = columns or tuple(c for c in table.columns if c != "step")
+    figure, panels = _panels(len(names), min(len(names), 2), 2.6 if len(names) > 1 else 3.2)
+    for axes, name in zip(panels, names):
+        _line(axes, table, name, smooth, 0, name)
+        axes.set(xlabel="step", title=name)
+    return figure
+
+
+@_styled
+def compare(
+    sources: Mapping[str, Any], column: str, smooth: float = 0.0, ylabel: str = ""
+) -> Figure:
+    """The same figure of several runs in one panel; ``sources`` maps labels to runs or tables."""
+    figure, (axes,) = _panels(1, 1, 3.2)
+    for i, (label, source) in enumerate(sources.items()):
+        _line(axes, _table(source), column, smooth, i, label)
+    axes.set(xlabel="step", ylabel=ylabel or column)
+    axes.legend()
+    return figure
+
+
+@_styled
+def ppo_grid(source: Any, smooth: float = 0.0, names: Mapping[str, str] | None = None) -> Figure:
+    """The eight curves to watch together; ``source`` is a run, or {label: run} to overlay.
+
+    ``names`` maps the logged figures to panel titles (default `PPO_CURVES`).
+    """
+    sources = source if isinstance(source, Mapping) else {"": source}
+    titles = names or PPO_CURVES
+    figure, panels = _panels(len(titles), 2, 1.9)
+    for axes, (name, title) in zip(panels, titles.items()):
+        for i, (label, run) in enumerate(sources.items()):
+            _line(axes, _table(run), name, smooth, i, label)
+        axes.set_title(title, fontsize=9)
+    for axes in panels[-2:]:
+        axes.set_xlabel("iteration")
+    if len(sources) > 1:
+        panels[0].legend(fontsize=8)
+    return figure
+
+
+@_styled
+def reliability(tables: Mapping[str, Mapping[str, Any]], xlabel: str = "predicted") -> Figure:
+    """What happened against what was predicted; a calibrated model lies on the diagonal.
+
+    ``tables`` maps labels to the columns of `chatlib.maths.preference.calibration_table`:
+    ``count``, ``predicted``, ``observed``, each (bins,). The lower panel counts the pairs.
+    """
+    figure, (top, below) = _panels(2, 1, 2.4)
+    top.plot([0, 1], [0, 1], ":", color="#777777", label="calibrated")
+    for i, (label, table) in enumerate(tables.items()):
+        count, predicted, observed = (
+            np.asarray(table[k], dtype=float) for k in ("count", "predicted", "observed")
+        )
+        full, colour = count > 0, COLOURS[i % len(COLOURS)]
+        style = LINES[i % len(LINES)]
+        top.plot(predicted[full], observed[full], f"o{style}", color=colour, label=label)
+        below.step(predicted[full], count[full], style, where="mid", color=colour)
+    top.set(ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
+    top.legend()
+    below.set(xlabel=xlabel, ylabel="pairs", xlim=(0, 1), ylim=(0, None))
+    return figure
+
+
+@_styled
+def bars(
+    table: pd.DataFrame, xlabel: str = "", reference: float | None = None, sort: bool = False
+) -> Figure:
+    """Horizontal bars with intervals: index the names, columns ``value`` and ``low``, ``high``.
+
+    ``reference`` draws a line to compare with (.5 for a win rate).
+    """
+    rows = table.sort_values("value") if sort else table.iloc[::-1]
+    figure, (axes,) = _panels(1, 1, max(1.6, 0.34 * len(rows) + 0.7))
+    values = rows["value"].to_numpy(dtype=float)
+    error = None
+    if {"low", "high"} <= set(rows.columns):
+        error = np.abs(rows[["low", "high"]].to_numpy(dtype=float).T - values)
+    names = [str(name) for name in rows.index]
+    axes.barh(names, values, xerr=error, color=COLOURS[0], ecolor="#444444", capsize=3, height=0.6)
+    if reference is not None:
+        axes.axvline(reference, color=COLOURS[1], linestyle="--", linewidth=1.2)
+    axes.set_xlabel(xlabel)
+    axes.grid(False, axis="y")
+    return figure
+
+
+@_styled
+def histogram(samples: Mapping[str, Sequence[float]], xlabel: str = "", bins: int = 30) -> Figure:
+    """Outlines of the distributions of several samples over common bins; shares, not counts."""
+    figure, (axes,) = _panels(1, 1, 3.0)
+    arrays = {label: np.asarray(values, dtype=float) for label, values in samples.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins)
+    for i, (label, values) in enumerate(arrays.items()):
+        share = np.full(len(values), 1 / len(values))
+        colour, style = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
+        axes.hist(values, edges, weights=share, histtype="step", color=colour, linestyle=style)
+        axes.plot([], [], style, color=colour, label=label)
+    axes.set(xlabel=xlabel, ylabel="share")
+    axes.legend()
+    return figure
+
+
+@_styled
+def scatter(
+    x: Sequence[float], y: Sequence[float], xlabel: str, ylabel: str, groups: Sequence | None = None
+) -> Figure:
+    """Points, one a sample, coloured and marked by group when ``groups`` names one each."""
+    figure, (axes,) = _panels(1, 1, 3.4)
+    names = [""] * len(x) if groups is None else [str(group) for group in groups]
+    across, up = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    for i, name in enumerate(sorted(set(names))):
+        mine = np.array([n == name for n in names])
+        marker = "o^sDvP*"[i % 7]
+        axes.scatter(across[mine], up[mine], s=14, alpha=0.6, marker=marker, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if groups is not None:
+        axes.legend()
+    return figure
+
+
+@_styled
+def heatmap(
+    values: Any,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    xlabel: str = "",
+    ylabel: str = "",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """A table of numbers, (rows, columns), as shades; ``limits`` fixes the ends of the scale."""
+    table = np.asarray(values, dtype=float)
+    height = min(WIDTH, 0.9 + max(0.22 * len(table), 1.6))
+    figure, (axes,) = _panels(1, 1, height)
+    low, high = limits or (None, None)
+    image = axes.imshow(table, cmap="cividis", aspect="auto", vmin=low, vmax=high)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    axes.grid(False)
+    if len(columns):
+        axes.set_xticks(range(table.shape[1]), columns, rotation=90, fontsize=8)
+    if len(rows):
+        axes.set_yticks(range(table.shape[0]), rows, fontsize=8)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def attention_map(weights: Any, queries: Sequence[str], keys: Sequence[str]) -> Figure:
+    """Attention weights (queries, keys), rows summing to 1, with the tokens on the axes."""
+    return heatmap(weights, queries, keys, "key (attended to)", "query (attends)", (0.0, 1.0))
