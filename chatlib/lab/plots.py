@@ -110,6 +110,7 @@ def _line(axes: Axes, table: pd.DataFrame, name: str, smooth: float, i: int, lab
     if smooth:
         axes.plot(rows["step"], rows[name], color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(rows["step"], smoothed(rows[name], smooth), style, color=colour, label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
