@@ -1,7 +1,8 @@
 """What a notebook touches: launch a stage, read its run, draw it. Imports no torch."""
 
 from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, Source, TinyModel
-from chatlib.lab.launch import LaunchError, RankFailed, RankStuck, launch
+from chatlib.lab.failures import LaunchError, RankFailed, RankStuck
+from chatlib.lab.launch import launch
 from chatlib.lab.runs import Run
 
 __all__ = [

@@ -129,6 +129,8 @@ def resolve(reference: str | Path) -> Path | tuple[str, str | None]:
             raise RunError(f"{text} is no finished run in {root()}; launch it first")
         return run.model_dir
     folder = Path(text).expanduser()
+    if (folder / "manifest.json").is_file() and Run(folder).complete:
+        return Run(folder).model_dir
     if not (folder / "config.json").is_file():
         raise RunError(f"{text} holds no config.json; give a model folder, run:NAME or hub:NAME")
     return folder
@@ -191,13 +193,34 @@ class Run:
         return f"Run({self.name}, {facts.get('status', 'not started')})"
 
 
+class Tail:
+    """Follows a file of JSON lines that grows; `rows` holds what was read so far."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows, self._offset = path, [], 0
+
+    def read(self) -> bool:
+        """Take up new whole lines, or all lines of a file that was rewritten; True if any."""
+        try:
+            with open(self.path, "rb") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:
+                    self.rows, self._offset = [], 0
+                file.seek(self._offset)
+                text = file.read()
+        except OSError:
+            return False
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        new = [json.loads(line) for line in whole.splitlines()]
+        self.rows.extend(new)
+        return bool(new)
+
+
 def read_metrics(path: Path) -> list[dict]:
     """The rows of a `metrics.jsonl`; a last line that is still being written is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if line]
+    tail = Tail(path)
+    tail.read()
+    return tail.rows
 
 
 def all_runs() -> list[Run]:

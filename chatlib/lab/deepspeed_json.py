@@ -1,0 +1,80 @@
+"""The DeepSpeed configuration of a stage, as a pure function of ours (chapter 9 reads it).
+
+The optimizer is left out: the engine passes a torch optimizer of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from chatlib.lab.config import PPOConfig, StageConfig
+
+Role = Literal["model", "actor", "critic"]
+DType = Literal["fp32", "bf16", "fp16"]
+
+BUCKET = 50_000_000  # gradient elements reduced at a time; DeepSpeed's default takes 2 GB
+
+
+def resolve_dtype(config: StageConfig, device: str) -> DType:
+    """The number format: `auto` is bf16 on a GPU (`device` "cuda") and fp32 on a CPU."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bf16" if device == "cuda" else "fp32"
+
+
+def micro_batch(config: StageConfig) -> int:
+    """Examples in one forward and backward pass of one rank; for PPO answers of a minibatch."""
+    if not isinstance(config, PPOConfig):
+        return config.micro_batch
+    rollout = config.batch_size * config.generation_batches
+    return rollout // (config.ranks * config.minibatches * config.gradient_accumulation_steps)
+
+
+def zero_stage(config: StageConfig, role: Role = "model") -> int:
+    """The ZeRO stage of one of the trained models (PPO may give actor and critic their own)."""
+    own = getattr(config, f"{role}_zero_stage", None)
+    return config.zero_stage if own is None else own
+
+
+def deepspeed_json(
+    config: StageConfig, device: str, role: Role = "model", directory: Path | None = None
+) -> dict:
+    """The dict for `deepspeed.initialize(config=...)`; `directory` receives TensorBoard's files."""
+    dtype = resolve_dtype(config, device)
+    settings = {
+        "train_micro_batch_size_per_gpu": micro_batch(config),
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": zero_optimization(config, zero_stage(config, role)),
+        "zero_allow_untested_optimizer": True,  # torch.optim.AdamW
+        "zero_force_ds_cpu_optimizer": False,  # offloading keeps it, too
+        "steps_per_print": None,  # figures go to metrics.jsonl
+        "wall_clock_breakdown": False,
+    }
+    if dtype != "fp32":
+        settings[dtype] = {"enabled": True}
+    if config.enable_tensorboard and directory:
+        output = {"output_path": str(directory / "tensorboard"), "job_name": role}
+        settings["tensorboard"] = {"enabled": True, **output}
+    return settings
+
+
+def zero_optimization(config: StageConfig, stage: int) -> dict:
+    """The ZeRO part (Rajbhandari et al. 2020). A threshold of 0 partitions small tensors too."""
+    settings: dict = {"stage": stage}
+    if stage:
+        settings |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
+    if stage == 3:
+        settings |= {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": BUCKET}
+    if config.offload and stage:
+        settings["offload_optimizer"] = {"device": "cpu"}
+    if config.offload and stage == 3:
+        settings["offload_param"] = {"device": "cpu"}
+    return settings
+
+
+def all_deepspeed_json(config: StageConfig, device: str, directory: Path | None = None) -> dict:
+    """What goes into `deepspeed.json`: one configuration for each trained model, by role."""
+    roles: tuple[Role, ...] = ("actor", "critic") if isinstance(config, PPOConfig) else ("model",)
+    return {role: deepspeed_json(config, device, role, directory) for role in roles}

@@ -1,0 +1,218 @@
+"""What a launch will do: its command, environment and batches, and the memory it will take."""
+
+from __future__ import annotations
+
+import glob
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import socket
+import struct
+import sys
+from pathlib import Path
+
+from chatlib.lab import runs
+from chatlib.lab.config import Lora, PPOConfig, StageConfig, TinyModel
+from chatlib.lab.deepspeed_json import all_deepspeed_json, micro_batch, resolve_dtype, zero_stage
+from chatlib.lab.failures import LaunchError
+
+# ------------------------------------------------------------ command and environment
+
+
+def accelerator() -> str:
+    """`cuda` where torch can use a GPU, else `cpu`; found without importing torch."""
+    if os.environ.get("DS_ACCELERATOR"):
+        return os.environ["DS_ACCELERATOR"]
+    built_for_cpu = "+cpu" in importlib.metadata.version("torch")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    return "cuda" if glob.glob("/dev/nvidia[0-9]*") and not (built_for_cpu or hidden) else "cpu"
+
+
+def command(directory: Path, ranks: int, port: int | str, checkpoint: Path | None) -> list[str]:
+    """The DeepSpeed command of a launch on this machine.
+
+    GPUs that the caller selected with CUDA_VISIBLE_DEVICES are passed with `--include`:
+    together with `--num_gpus` DeepSpeed would ignore the selection.
+    """
+    visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+    chosen = visible[:ranks] if accelerator() == "cuda" else []
+    devices = ["--include", f"localhost:{','.join(chosen)}"] if chosen else ["--num_gpus", ranks]
+    worker = ["--module", "chatlib.train.worker", "--run", directory]
+    resumed = ["--checkpoint", checkpoint] if checkpoint else []
+    parts = ["deepspeed", *devices, "--master_port", port, *worker, *resumed]
+    return [str(part) for part in parts]
+
+
+def executable() -> Path:
+    """The `deepspeed` command that belongs to this Python."""
+    beside = Path(sys.executable).parent / "deepspeed"
+    found = beside if beside.is_file() else shutil.which("deepspeed")
+    if not found:
+        raise LaunchError(f"no `deepspeed` beside {sys.executable}; install the package deepspeed")
+    return Path(found)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(ranks: int) -> dict[str, str]:
+    """What a launch adds to the environment; settings of the caller win.
+
+    One thread per core over all ranks (with more, ranks wait for each other's threads), gloo
+    on the loopback interface (a laptop's host name often resolves to nothing).
+    """
+    wanted = {
+        "DS_ACCELERATOR": accelerator(),
+        "OMP_NUM_THREADS": str(max(1, cores() // ranks)),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if sys.platform == "linux":
+        wanted["GLOO_SOCKET_IFNAME"] = "lo"
+    kept = {k: os.environ[k] for k in wanted if k in os.environ}
+    return {**wanted, **kept, "CHATLIB_RUNS": str(runs.root()), "CHATLIB_ATTACHED": "1"}
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --------------------------------------------------------------------------- arithmetic
+
+Shapes = dict[str, list[int]]  # weight names and their shapes
+WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a number
+PROCESS = 600 * 2**20  # bytes of a process that has loaded torch, transformers and deepspeed
+
+
+def batch_line(config: StageConfig) -> str:
+    """How the examples of an optimizer step are shared out."""
+    micro, world = micro_batch(config), config.ranks
+    accumulation = config.gradient_accumulation_steps
+    product = f"{micro} micro x {accumulation} accumulation x {world} ranks"
+    line = f"{product} = {micro * accumulation * world} examples an optimizer step"
+    if isinstance(config, PPOConfig):
+        rollout = config.batch_size * config.generation_batches
+        updates = config.minibatches * config.ppo_epochs
+        line += f"; {rollout} answers and {updates} optimizer steps an iteration"
+    return line
+
+
+def stored_shapes(folder: Path) -> Shapes:
+    """The weights in a model folder, from the headers of its safetensors files."""
+    shapes: Shapes = {}
+    for path in folder.glob("*.safetensors"):
+        with open(path, "rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        shapes |= {k: entry["shape"] for k, entry in header.items() if k != "__metadata__"}
+    return shapes
+
+
+def tiny_shapes(model: TinyModel) -> Shapes:
+    """The weights of `chatlib.train.models.tiny_policy`, whose output layer is the embedding."""
+    d, wide = model.hidden_size, 4 * model.hidden_size
+    shapes: Shapes = {"embed_tokens.weight": [model.vocab_size, d], "norm.weight": [d]}
+    for layer in range(model.layers):
+        square = {f"{layer}.{name}_proj.weight": [d, d] for name in "qkvo"}
+        gated = {f"{layer}.{name}_proj.weight": [wide, d] for name in ("gate", "up", "down")}
+        norms = {f"{layer}.norm{i}.weight": [d] for i in (1, 2)}
+        shapes |= square | gated | norms
+    return shapes
+
+
+def shapes_of(model: TinyModel | str) -> Shapes | None:
+    """The weights of a model that a configuration names; None when it is not on this machine."""
+    if isinstance(model, TinyModel):
+        return tiny_shapes(model)
+    place = runs.resolve(model)
+    return stored_shapes(place) if isinstance(place, Path) else None
+
+
+def trained(shapes: Shapes, lora: Lora | None) -> int:
+    """Weights that get a gradient: all, or the two factors of each adapted layer."""
+    if lora is None:
+        return sum(map(math.prod, shapes.values()))
+    adapted = [s for name, s in shapes.items() if name.split(".")[-2] in lora.lora_module_name]
+    return sum(lora.lora_dim * sum(shape) for shape in adapted)
+
+
+def state_bytes(weights: int, trained: int, ranks: int, stage: int, dtype: str) -> dict[str, int]:
+    """Bytes a rank holds for one model under ZeRO (Rajbhandari et al. 2020, section 3).
+
+    `trained` of the `weights` numbers have a gradient and Adam's two moments; a partitioned or
+    16-bit optimizer keeps an fp32 copy of them as well.
+    """
+    optimizer = trained * (8 if stage == 0 and dtype == "fp32" else 12)
+    return {
+        "weights": weights * WIDTH[dtype] // (ranks if stage >= 3 else 1),
+        "gradients": trained * WIDTH[dtype] // (ranks if stage >= 2 else 1),
+        "optimizer": optimizer // (ranks if stage >= 1 else 1),
+    }
+
+
+def memory(config: StageConfig, device: str) -> dict[str, int] | None:
+    """Predicted bytes per rank by part; None when the model's size is not known here.
+
+    Activations come on top. Offloading moves the optimizer (stage 3: weights too) into the
+    host's memory, where a CPU rank has everything anyway.
+    """
+    roles = {"actor": config.model} if isinstance(config, PPOConfig) else {"model": config.model}
+    if isinstance(config, PPOConfig):
+        roles["critic"] = config.reward_model
+    dtype, total, frozen = resolve_dtype(config, device), {"process": PROCESS}, 0
+    for role, model in roles.items():
+        shapes = shapes_of(model)
+        if shapes is None:
+            return None
+        weights = trained(shapes, None)
+        frozen += weights * WIDTH[dtype]
+        counts = weights, trained(shapes, config.lora)
+        parts = state_bytes(*counts, config.ranks, zero_stage(config, role), dtype)
+        total = {name: total.get(name, 0) + parts.get(name, 0) for name in {**total, **parts}}
+    return total | ({"reference and reward model": frozen} if len(roles) > 1 else {})
+
+
+def mebibytes(size: float) -> str:
+    """A number of bytes, for reading."""
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def describe(config: StageConfig, directory: Path) -> str:
+    """Everything that `launch(config, dry_run=True)` prints. The port is chosen at the start."""
+    device = accelerator()
+    here = _near(directory)
+    added = [f"{k}={v}" for k, v in environment(config.ranks).items() if os.environ.get(k) != v]
+    lines = [
+        f"run          {here}",
+        f"command      {' '.join(command(here, config.ranks, 'PORT', None))}",
+        f"environment  {' '.join(added)}".replace(str(runs.root()), str(_near(runs.root()))),
+        f"batch        {batch_line(config)}",
+        *_memory_lines(config, device),
+        f"deepspeed.json\n{json.dumps(all_deepspeed_json(config, device, here), indent=1)}",
+    ]
+    return "\n".join(lines)
+
+
+def _memory_lines(config: StageConfig, device: str) -> list[str]:
+    """Memory and checkpoint size, or why they are not known."""
+    parts = memory(config, device)
+    if parts is None:
+        return ["memory       unknown: the model is not on this machine yet"]
+    shown = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items())
+    held = parts["weights"] + parts["optimizer"]
+    kept = f"{config.keep_checkpoints} kept" if config.save_every else "none: save_every is 0"
+    return [
+        f"memory/rank  {mebibytes(sum(parts.values()))} = {shown}; activations come on top",
+        f"checkpoint   {mebibytes(held)} a rank ({kept})",
+    ]
+
+
+def _near(path: Path) -> Path:
+    """The path from here, where that is shorter."""
+    relative = Path(os.path.relpath(path))
+    return relative if len(str(relative)) < len(str(path)) else path
