@@ -7,6 +7,7 @@ imports no torch; pandas and matplotlib are imported when a table or a plot is a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -171,6 +172,12 @@ class Run:
         return self.manifest.get("status") == "complete"
 
     @property
+    def status(self) -> str:
+        """The manifest's status; `stopped` where it says running but no launch holds the run."""
+        status = self.manifest.get("status", "not started")
+        return "stopped" if status == "running" and not is_held(self.directory) else status
+
+    @property
     def config(self) -> dict:
         """All that is needed to repeat the run."""
         return read_json(self.directory / "config.json")
@@ -189,8 +196,19 @@ class Run:
         return plots.curves(self, *columns)
 
     def __repr__(self) -> str:
-        facts = self.manifest
-        return f"Run({self.name}, {facts.get('status', 'not started')})"
+        return f"Run({self.name}, {self.status})"
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a live launch holds the run directory."""
+    try:
+        with open(directory / "lock", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class Tail:
@@ -279,8 +297,8 @@ class Recorder:
     def beat(self, step: int, where: str = "") -> None:
         """Say that this rank is alive at `step`; without beats it counts as stuck."""
         self.report(step=int(step), where=where)
-        if self._fault and (self.rank, int(step)) == self._fault[:2]:
-            commit_fault(self._fault[2])
+        if self._fault and self._fault[:2] == (self.rank, int(step)):
+            commit_fault(*self._fault[2:], where)
 
     def log(self, step: int, **figures: Any) -> None:
         """Append one row of figures (numbers) to `metrics.jsonl`; only rank 0 writes."""
@@ -304,20 +322,21 @@ class Recorder:
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def parse_fault(text: str) -> tuple[int, int, str] | None:
-    """(rank, step, kind) of `$CHATLIB_FAULT`, with which tests make one rank fail."""
+def parse_fault(text: str) -> tuple[int, int, str, str] | None:
+    """(rank, step, kind, where) of `$CHATLIB_FAULT`, with which tests make one rank fail."""
     if not text:
         return None
-    found = re.fullmatch(r"rank=(\d+),step=(\d+),kind=(raise|kill|sleep|exit0)", text)
+    kinds = "raise|kill|sleep|exit0"
+    found = re.fullmatch(rf"rank=(\d+),step=(\d+),kind=({kinds})(?:,where=(\w+))?", text)
     if not found:
-        raise ValueError(
-            f"CHATLIB_FAULT is {text!r}; use rank=R,step=S,kind=raise|kill|sleep|exit0"
-        )
-    return int(found[1]), int(found[2]), found[3]
+        raise ValueError(f"CHATLIB_FAULT is {text!r}; use rank=R,step=S,kind={kinds}[,where=PLACE]")
+    return int(found[1]), int(found[2]), found[3], found[4] or ""
 
 
-def commit_fault(kind: str) -> None:
-    """Fail in the named way."""
+def commit_fault(kind: str, wanted: str, where: str) -> None:
+    """Fail in the named way, if this is the wanted place (an empty one is any)."""
+    if wanted not in ("", where):
+        return
     if kind == "raise":
         raise RuntimeError("a fault was asked for with CHATLIB_FAULT")
     if kind == "kill":

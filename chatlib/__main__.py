@@ -1,0 +1,219 @@
+"""The same stages from a shell or a batch script: `python -m chatlib sft|reward|ppo|e2e|runs|chat`.
+
+Every field of a stage's configuration is an option of the same name; `--help` lists them
+with unit and default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from chatlib.lab import config as stages
+from chatlib.lab import runs
+from chatlib.lab.config import StageConfig
+from chatlib.lab.failures import LaunchError
+from chatlib.lab.launch import launch
+
+NOT_SHOWN = ("status", "stage", "seed", "world", "device", "started", "versions", "commit", "data")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command; the result is the exit code (1: a launch failed, 2: bad input)."""
+    options, rest = build_parser().parse_known_args(arguments)
+    if rest and options.command != "chat":
+        build_parser().error(f"no such option: {' '.join(rest)} (see `{options.command} --help`)")
+    try:
+        return options.run(options, rest)
+    except LaunchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ValidationError as error:
+        print("\n".join(describe(error)), file=sys.stderr)
+        return 2
+    except (runs.RunError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; no process of the launch is left", file=sys.stderr)
+        return 130
+
+
+def describe(error: ValidationError) -> list[str]:
+    """One sentence for each value that a configuration refuses: field, value, what is allowed."""
+    sentences = []
+    for item in error.errors():
+        field = ".".join(map(str, item["loc"])) or "the configuration"
+        given = "" if item["type"] == "missing" or not item["loc"] else f" is {item['input']!r}"
+        sentences.append(f"`{field}`{given}: {item['msg']}")
+    return sentences
+
+
+# ---------------------------------------------------------------------- the options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(prog="python -m chatlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, model in stages.STAGES.items():
+        text = (model.__doc__ or "").split("\n")[0]
+        usage = f"python -m chatlib {name} [options]"
+        stage = commands.add_parser(name, help=text, description=text, usage=usage)
+        add_launch_options(stage)
+        stage.add_argument("--config", type=Path, metavar="FILE", help="JSON; options win over it")
+        add_fields(stage, model)
+        stage.set_defaults(run=run_stage)
+    e2e = commands.add_parser("e2e", help="the three stages in order, by the recipe of a profile")
+    add_launch_options(e2e)
+    e2e.add_argument("--profile", help="laptop, gpu, node or cluster; detected when not given")
+    e2e.add_argument("--seed", type=int, default=0, help="of all three stages (default 0)")
+    e2e.set_defaults(run=run_e2e)
+    listed = commands.add_parser("runs", help="the runs on this machine, finished or not")
+    listed.set_defaults(run=list_runs)
+    chat = commands.add_parser("chat", help="chat with models in the terminal", add_help=False)
+    chat.set_defaults(run=run_chat)
+    return parser
+
+
+def add_launch_options(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `lab.launch`."""
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument("--timeout", type=float, help="seconds without a heartbeat (default 600)")
+
+
+def add_fields(parser: argparse.ArgumentParser, model: type[StageConfig]) -> None:
+    """One option for each field, with its description and default as help."""
+    group = parser.add_argument_group("configuration", "lists and objects are given as JSON")
+    for name, field in model.model_fields.items():
+        if name == "stage":
+            continue
+        common: dict[str, Any] = {"help": help_text(field), "default": argparse.SUPPRESS}
+        if field.annotation is bool:
+            group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, **common)
+        elif name == "sources":
+            group.add_argument(f"--{name}", nargs="+", type=value, metavar="SOURCE", **common)
+        else:
+            group.add_argument(f"--{name}", type=value, metavar="VALUE", **common)
+
+
+def help_text(field: FieldInfo) -> str:
+    """A field's description, choices and default; argparse reads % as a format."""
+    choices = [str(c) for c in get_args(field.annotation) if isinstance(c, str | int)]
+    parts = [field.description or "", f"one of {', '.join(choices)}" if choices else ""]
+    default = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        parts.append("required")
+    else:
+        dumped = default.model_dump() if isinstance(default, stages.Strict) else default
+        parts.append(f"default {json.dumps(dumped, default=lambda part: part.name)}")
+    return "; ".join(filter(None, parts)).replace("%", "%%")
+
+
+def value(text: str) -> Any:
+    """JSON where the text is JSON, else the text; the configuration checks the rest."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+# --------------------------------------------------------------------- the commands
+
+
+def run_stage(options: argparse.Namespace, _: list[str]) -> int:
+    """Launch one stage and print what it reached."""
+    given = read_config(options.config) if options.config else {}
+    fields = stages.STAGES[options.command].model_fields
+    given |= {k: v for k, v in vars(options).items() if k in fields}
+    config = stages.parse({**given, "stage": options.command})
+    run = launch_with(config, options)
+    if not options.dry_run:
+        print(table([run]))
+    return 0
+
+
+def launch_with(config: StageConfig, options: argparse.Namespace) -> runs.Run:
+    """`launch` with the options of the command line."""
+    return launch(config, dry_run=options.dry_run, resume=options.resume, timeout=options.timeout)
+
+
+def read_config(path: Path) -> dict:
+    """The object in a JSON file. Raises `ValueError` naming file and line."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: no JSON ({error.msg})") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds a {type(data).__name__}; give an object of settings")
+    return data
+
+
+def run_e2e(options: argparse.Namespace, _: list[str]) -> int:
+    """SFT, reward model and PPO in order; finished ones are found, not repeated."""
+    from chatlib.lab import profiles
+
+    recipe = profiles.recipe(options.profile, seed=options.seed)
+    sft = launch_with(recipe.sft(), options)
+    if options.dry_run:
+        print("(reward and ppo start from this run; they can be planned when it is finished)")
+        return 0
+    reward = launch_with(recipe.reward(sft), options)
+    ppo = launch_with(recipe.ppo(sft, reward), options)
+    print(table([sft, reward, ppo]))
+    return 0
+
+
+def list_runs(_options: argparse.Namespace, _: list[str]) -> int:
+    """Every run: name, status, steps logged, seconds, model folder."""
+    found = runs.all_runs()
+    for run in found:
+        seconds = run.manifest.get("seconds")
+        spent = f"{seconds:.0f} s" if seconds else "-"
+        steps = len(runs.read_metrics(run.directory / "metrics.jsonl"))
+        print(f"{run.name:<20} {run.status:<12} {steps:>6} steps {spent:>8}  {run.directory}")
+    if not found:
+        print(f"no runs in {runs.root()}")
+    return 0
+
+
+def run_chat(_: argparse.Namespace, rest: list[str]) -> int:
+    """`python -m chatlib chat MODEL ...`."""
+    from chatlib import chat
+
+    return chat.main(rest)
+
+
+def table(finished: list[runs.Run]) -> str:
+    """What runs reached, a column each: seconds, tokens, and the figures of their summaries."""
+    columns = [reached(run) for run in finished]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [["", *(run.name for run in finished)]]
+    rows += [[name, *(column.get(name, "") for column in columns)] for name in names]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([*lines, *(f"{run.name}: {run.model_dir}" for run in finished)])
+
+
+def reached(run: runs.Run) -> dict[str, str]:
+    """The figures of a manifest, as text."""
+    figures = {}
+    for name, figure in run.manifest.items():
+        if name == "peak_bytes":
+            figures["peak MiB/rank"] = " ".join(f"{peak / 2**20:.0f}" for peak in figure)
+        elif name not in NOT_SHOWN and isinstance(figure, int | float):
+            figures[name] = f"{figure:,}" if isinstance(figure, int) else f"{figure:,.3f}"
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
