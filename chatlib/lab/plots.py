@@ -236,6 +236,28 @@ def histogram(samples: Mapping[str, Sequence[float]], xlabel: str = "", bins: in
 
 
 @_styled
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    log: str = "",
+) -> Figure:
+    """Curves of y against x, marked at the points; ``series`` maps labels to (x, y).
+
+    ``log`` names the logarithmic axes: "", "x", "y" or "xy".
+    """
+    figure, (axes,) = _panels(1, 1, 3.2)
+    for i, (label, (x, y)) in enumerate(series.items()):
+        style, marker = LINES[i % len(LINES)], "os^Dv"[i % 5]
+        axes.plot(x, y, style, marker=marker, markersize=4, label=label)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_xscale("log" if "x" in log else "linear")
+    axes.set_yscale("log" if "y" in log else "linear")
+    axes.legend()
+    return figure
+
+
+@_styled
 def scatter(
     x: Sequence[float], y: Sequence[float], xlabel: str, ylabel: str, groups: Sequence | None = None
 ) -> Figure:

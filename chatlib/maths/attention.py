@@ -113,6 +113,16 @@ def multi_head_attention(
     return merge_heads(output) @ W_O, weights
 
 
+def attention_flops(T: int, D: int) -> tuple[int, int]:
+    """Floating-point operations of one layer on T tokens of width D: ``8 T D^2`` and ``4 T^2 D``.
+
+    The first is the four projections, the second the two products over all pairs of tokens; a
+    multiplication and an addition count as two. The number of heads plays no part. Softmax and
+    positions are left out. Source: Kaplan et al. 2020, table 1.
+    """
+    return 8 * T * D**2, 4 * T**2 * D
+
+
 def frequencies(d: int, base: float = 10_000.0, device: torch.device | None = None) -> Tensor:
     """Angles a position advances by, in radians per token: ``base^(-2 i / d)``, shape (d / 2,).
 

@@ -105,3 +105,11 @@ def test_eight_curves():
 def test_bad_input_gets_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_lines_keep_their_points_and_logarithmic_axes():
+    figure = plots.lines({"a": ([1, 10], [2, 20]), "b": ([1, 10], [3, 3])}, "T", "seconds", "x")
+    (axes,) = figure.axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[2, 20], [3, 3]]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from chatlib.maths.attention import (
     additive_mask,
     attention,
+    attention_flops,
     attention_scores,
     causal_mask,
     masked_softmax,
@@ -165,6 +166,17 @@ def test_one_head_of_many_sees_only_its_columns():
     weights = multi_head_attention(X, *W, heads=2)[1]
     Q, K = X @ W[0], X @ W[1]
     torch.testing.assert_close(weights[:, 1], attention_scores(Q[..., 3:], K[..., 3:]).softmax(-1))
+
+
+def test_flops_are_those_that_pytorch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    T, D = 24, 16
+    X, W = torch.randn(1, T, D), torch.randn(4, D, D)
+    for heads in (1, 4):
+        with FlopCounterMode(display=False) as counter:
+            multi_head_attention(X, *W, heads)
+        assert counter.get_total_flops() == sum(attention_flops(T, D))
 
 
 def test_sinusoids_shift_by_a_rotation():
