@@ -244,15 +244,19 @@ def lines(
 ) -> Figure:
     """Curves of y against x, marked at the points; ``series`` maps labels to (x, y).
 
-    ``log`` names the logarithmic axes: "", "x", "y" or "xy".
+    ``log`` names the logarithmic axes: "", "x", "y" or "xy"; along x the points are the ticks.
     """
     figure, (axes,) = _panels(1, 1, 3.2)
     for i, (label, (x, y)) in enumerate(series.items()):
         style, marker = LINES[i % len(LINES)], "os^Dv"[i % 5]
         axes.plot(x, y, style, marker=marker, markersize=4, label=label)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.set_xscale("log" if "x" in log else "linear")
     axes.set_yscale("log" if "y" in log else "linear")
+    if "x" in log:
+        axes.set_xscale("log")
+        points = sorted({value for x, _ in series.values() for value in x})
+        axes.set_xticks(points, [f"{value:g}" for value in points])
+        axes.set_xticks([], minor=True)
     axes.legend()
     return figure
 
