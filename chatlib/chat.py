@@ -7,6 +7,7 @@ outgrows the model's context loses its oldest turns, never its system message, a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import html
 import sys
 import threading
@@ -82,8 +83,23 @@ def load(reference: object, name: str | None = None) -> Assistant:
     tokenizer = AutoTokenizer.from_pretrained(place, **options)
     if not tokenizer.chat_template:
         raise ChatError(f"{place} has no chat template; set `tokenizer.chat_template` and save it")
-    model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options)
+    with _no_bar() if folder else contextlib.nullcontext():
+        model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options)
     return Assistant(name or _short_name(place), model.eval(), tokenizer)
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without transformers' progress bar: a page that loads a folder should show no trace of it."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _short_name(place: str) -> str:
