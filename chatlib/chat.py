@@ -75,6 +75,7 @@ def load(reference: object, name: str | None = None) -> Assistant:
     Only safetensors weights are read. Raises `ChatError` when the folder lacks weights, a
     tokenizer or a chat template, and `RunError` when it is no model or no finished run.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = _folder(reference)
@@ -84,8 +85,11 @@ def load(reference: object, name: str | None = None) -> Assistant:
     if not tokenizer.chat_template:
         raise ChatError(f"{place} has no chat template; set `tokenizer.chat_template` and save it")
     with _no_bar() if folder else contextlib.nullcontext():
-        model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options)
-    return Assistant(name or _short_name(place), model.eval(), tokenizer)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype="auto", use_safetensors=True, **options
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Assistant(name or _short_name(place), model.eval().to(device), tokenizer)
 
 
 @contextlib.contextmanager
@@ -211,6 +215,7 @@ def _generate(assistant, ids, sampling, turn, queue, stop, errors) -> None:
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=pad,
+                eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
                 streamer=queue,
                 stopping_criteria=StoppingCriteriaList([halt]),
                 **sampling.arguments(),
@@ -224,7 +229,8 @@ def _generate(assistant, ids, sampling, turn, queue, stop, errors) -> None:
 class Chat:
     """One conversation: the history, and the model that answers.
 
-    ``facts`` is the system message (empty: none). ``messages`` is everything said, also the
+    ``facts`` is the system message (empty: none), ``context`` the most tokens that prompt and
+    answer may take (default: what the model was built for). ``messages`` is everything said, also the
     turns that no longer fit into the context; ``last`` is the latest `Reply`.
     """
 
@@ -234,6 +240,13 @@ class Chat:
     context: int | None = None
     messages: Messages = field(default_factory=list)
     last: Reply | None = None
+
+    def __post_init__(self) -> None:
+        if self.context and self.context > self.assistant.context:
+            raise ChatError(
+                f"context is {self.context} tokens, but {self.assistant.name} was built for "
+                f"{self.assistant.context}; give at most that"
+            )
 
     def ask(self, text: str) -> str:
         """Say ``text`` and return the whole answer."""

@@ -68,6 +68,11 @@ def test_what_does_not_fit_is_not_read_and_what_fits_is(assistant):
     assert answer("it is", 128)[0] != answer("my order", 128)[0]
 
 
+def test_a_context_beyond_the_model_s_is_refused(assistant):
+    with pytest.raises(ChatError, match="context is 129 tokens, but .* was built for 128"):
+        Chat(assistant, context=129)
+
+
 # --- answering
 
 
