@@ -230,8 +230,8 @@ class Chat:
     """One conversation: the history, and the model that answers.
 
     ``facts`` is the system message (empty: none), ``context`` the most tokens that prompt and
-    answer may take (default: what the model was built for). ``messages`` is everything said, also the
-    turns that no longer fit into the context; ``last`` is the latest `Reply`.
+    answer may take (default: what the model was built for). ``messages`` is everything said,
+    also the turns that no longer fit; ``last`` is the latest `Reply`.
     """
 
     assistant: Assistant

@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_not_read_and_what_fits_is(assistant):
 
 
 def test_a_context_beyond_the_model_s_is_refused(assistant):
-    with pytest.raises(ChatError, match="context is 129 tokens, but .* was built for 128"):
+    with pytest.raises(ChatError, match=r"context is 129 tokens, but .* was built for 128"):
         Chat(assistant, context=129)
 
 
