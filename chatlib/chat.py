@@ -55,8 +55,8 @@ class Assistant:
     """A causal language model with its tokenizer, ready to answer."""
 
     name: str
-    model: Any
-    tokenizer: Any
+    model: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
 
     @property
     def context(self) -> int:
@@ -159,7 +159,8 @@ class Sampling:
         """The same, as arguments of transformers' ``generate``."""
         if self.temperature == 0:
             return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return {"do_sample": True, "temperature": self.temperature, "top_p": 1.0, "top_k": 0}
+        temperature = float(self.temperature)
+        return {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
 
 
 @dataclass(frozen=True)
@@ -238,8 +239,8 @@ class Chat:
     facts: str = ""
     sampling: Sampling = field(default_factory=Sampling)
     context: int | None = None
-    messages: Messages = field(default_factory=list)
-    last: Reply | None = None
+    messages: Messages = field(default_factory=list, repr=False)
+    last: Reply | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.context and self.context > self.assistant.context:

@@ -99,7 +99,7 @@ def test_text_arrives_before_the_answer_is_finished(assistant):
 
 def test_same_seed_same_answer_another_seed_another(assistant):
     def draw(seed):
-        return Chat(assistant, sampling=Sampling(1.0, 20, seed)).ask("where is my order")
+        return Chat(assistant, sampling=Sampling(1, 20, seed)).ask("where is my order")
 
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -276,3 +276,8 @@ def test_notebook_view_escapes_text_and_fixes_its_colours(assistant):
     page = talk._repr_html_()
     assert "<script>" not in page and "&lt;script&gt;" in page and "a &amp; b" in page
     assert page.count("color:#111") == 3
+
+
+def test_a_chat_s_text_form_names_no_place_and_is_short(assistant, folder):
+    shown = repr(Chat(assistant, facts="order 7"))
+    assert str(folder) not in shown and len(shown) < 200 and "order 7" in shown
