@@ -48,6 +48,7 @@ def execute(paths: list[Path], folder: Path, own_runs: bool = True) -> dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
+        "CHATLIB_PROGRESS": "none",  # nothing of it in a stored output
         "CHATLIB_PROGRESS_FILE": str(folder / "progress.txt"),
         "CHATLIB_RESULTS": str(folder / "results.json"),
     }
