@@ -84,7 +84,7 @@ def load(reference: object, name: str | None = None) -> Assistant:
     tokenizer = AutoTokenizer.from_pretrained(place, **options)
     if not tokenizer.chat_template:
         raise ChatError(f"{place} has no chat template; set `tokenizer.chat_template` and save it")
-    with _no_bar() if folder else contextlib.nullcontext():
+    with no_bar() if folder else contextlib.nullcontext():
         model = AutoModelForCausalLM.from_pretrained(
             place, dtype="auto", use_safetensors=True, **options
         )
@@ -93,7 +93,7 @@ def load(reference: object, name: str | None = None) -> Assistant:
 
 
 @contextlib.contextmanager
-def _no_bar() -> Iterator[None]:
+def no_bar() -> Iterator[None]:
     """Without transformers' progress bar: a page that loads a folder should show no trace of it."""
     from transformers.utils import logging
 

@@ -47,5 +47,9 @@ def pairwise(
     """
     judged, measured = wins(gold_a, gold_b), wins(metric_a, metric_b)
     ordered = judged != 0.5
+    if ordered.sum() < 2:
+        raise ValueError(
+            f"the judge orders {ordered.sum()} of {len(judged)} pairs; give pairs that differ"
+        )
     agree = np.where(measured == 0.5, 0.5, (measured == judged).astype(float))
     return interval(agree[ordered], **options)

@@ -33,3 +33,8 @@ def test_pairwise_counts_half_for_ties_and_leaves_out_what_the_judge_ties():
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="2 answers but 1 gold scores"):
         agreement.correlations(pd.DataFrame({"m": [1, 2]}), [1.0])
+
+
+def test_pairs_that_the_judge_all_ties_are_refused():
+    with pytest.raises(ValueError, match="the judge orders 0 of 2 pairs"):
+        agreement.pairwise([1, 2], [2, 1], [0, 0], [0, 0])
