@@ -28,8 +28,8 @@ PPO_CURVES = {
     "gold": "gold reward",
     "kl": "KL to the SFT model (nats a sequence)",
     "entropy": "entropy (nats a token)",
-    "length": "answer length (tokens)",
-    "eos": "share that ended",
+    "answer_tokens": "answer length (tokens)",
+    "ended": "share that ended",
     "clip_fraction": "share of ratios clipped",
     "explained_variance": "explained variance of the critic",
 }
