@@ -76,6 +76,11 @@ def test_cells_are_short_and_narrow(notebook):
     assert len(long) <= len(cells) / 10, f"more than 12 lines: {long}"
 
 
+def test_no_cell_ends_with_a_semicolon(notebook):
+    for cell in code_cells(notebook):
+        assert not cell.source.rstrip().endswith(";"), f"{short(cell)}: nbval shows it; use _ ="
+
+
 def test_outputs_are_short_and_narrow(notebook):
     for cell in code_cells(notebook):
         lines = [line for text in texts(cell) for line in text.splitlines()]
