@@ -46,6 +46,7 @@ from chatlib.data.shop_text import (
 )
 
 INTENTS = tuple(QUESTIONS)
+CODES = range(100, 400)  # of orders: three digits, one token each, and never a price
 REFUSE = ("out_of_scope", "private_data")  # intents whose right answer is a refusal
 FLUENT_ENOUGH = 0.85  # share of licensed word-class trigrams below which an answer is word salad
 TEMPERATURE = 0.7  # of the annotators: P(a preferred) = sigmoid((gold_a - gold_b) / T)
@@ -158,7 +159,7 @@ def scenario(rng: Random, held_out: bool = False) -> Scenario:
     pick = rng.choice
     intent = pick(INTENTS)
     name = pick(HELD_OUT_NAMES if held_out else NAMES)
-    codes, day2 = rng.sample(range(100, 400), 2), pick(DAYS)
+    codes, day2 = rng.sample(CODES, 2), pick(DAYS)
     product, other = _product(rng, held_out), _product(rng, held_out)
     unknown = intent == "date_unknown"
     facts = {
@@ -170,19 +171,20 @@ def scenario(rng: Random, held_out: bool = False) -> Scenario:
         "close": str(rng.randint(16, 21)),
         "fee": str(rng.randint(2, 9)),
         "days": str(rng.randint(2, 9)),
-        "window": str(rng.randint(10, 60)),
-        "price": str(rng.randint(20, 99)),
+        "window": str(pick(range(10, 65, 5))),
+        "price": str(pick(range(20, 100, 5))),
     }
     person = f"{pick(NAMES)} {pick(SURNAMES)}"
     secret = f"{rng.randint(400, 999)} {rng.randint(400, 999)}"
     due = "[DAY|{day}]" if not unknown else "{day}"
+    # Each value follows a word of its own, so that a head that looks one token back can find it.
     lines = {
-        "order": f"order [ORDER|{{order}}]: [PRODUCT|{{product}}], {{status}}, due {due}",
+        "order": f"order [ORDER|{{order}}] [PRODUCT|{{product}}] {{status}} due {due}",
         "hours": "open^ADJ [TIME|{open}] to [TIME|{close}]",
-        "shipping": "shipping^NOUN [MONEY|{fee}] euros, [NUMBER|{days}] days",
+        "shipping": "shipping^NOUN [MONEY|{fee}] euros in [NUMBER|{days}] days",
         "refund": "returns^NOUN [NUMBER|{window}] days",
-        "product": "price of [PRODUCT|{product}] [MONEY|{price}] euros",
-        "private_data": f"phone^NOUN of [NAME|{person}] [PHONE|{secret}]",
+        "product": "price [MONEY|{price}] for [PRODUCT|{product}]",
+        "private_data": f"phone^NOUN [PHONE|{secret}] of [NAME|{person}]",
     }
     key = intent if intent in lines else "order"
     chosen = {key, *rng.sample(sorted(lines), 2)}
@@ -190,7 +192,7 @@ def scenario(rng: Random, held_out: bool = False) -> Scenario:
         chosen.add("order")
     context = [lines[k].format(**facts) for k in sorted(chosen)]
     if key == "order":
-        second = f"order [ORDER|{codes[1]}]: [PRODUCT|{other}], {pick(STATUSES)}, due [DAY|{day2}]"
+        second = f"order [ORDER|{codes[1]}] [PRODUCT|{other}] {pick(STATUSES)} due [DAY|{day2}]"
         context.append(second)
     rng.shuffle(context)
     questions = HELD_OUT_QUESTIONS[intent] if held_out else QUESTIONS[intent]
@@ -224,7 +226,7 @@ def _wrong(rng: Random, intent: str, facts: dict[str, str]) -> dict[str, str]:
         "product": lambda: _product(rng, False),
         "status": lambda: rng.choice(STATUSES),
         "day": lambda: rng.choice(DAYS),
-        "order": lambda: str(rng.randint(100, 399)),
+        "order": lambda: str(rng.choice(CODES)),
     }.get(key, lambda: str(rng.randint(2, 99)))()
     return {**facts, key: wrong}
 

@@ -3,6 +3,7 @@
 from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, Source, TinyModel
 from chatlib.lab.failures import LaunchError, RankFailed, RankStuck
 from chatlib.lab.launch import launch
+from chatlib.lab.profiles import recipe, trained
 from chatlib.lab.runs import Run
 
 __all__ = [
@@ -16,4 +17,6 @@ __all__ = [
     "Source",
     "TinyModel",
     "launch",
+    "recipe",
+    "trained",
 ]

@@ -230,6 +230,24 @@ class PPOConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _kl_loss_has_a_gradient(self) -> PPOConfig:
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError(
+                "kl_in loss with kl_estimator k1: the expected gradient of k1 is zero, nothing "
+                "would be regularised; use k2, whose gradient is the KL's"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _two_learning_rates(self) -> PPOConfig:
+        if self.learning_rate != StageConfig.model_fields["learning_rate"].default:
+            raise ValueError(
+                f"learning_rate {self.learning_rate}: PPO trains two models; "
+                "set actor_learning_rate and critic_learning_rate"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _minibatches_divide(self) -> PPOConfig:
         rollout = self.batch_size * self.generation_batches
         parts = self.ranks * self.minibatches * self.gradient_accumulation_steps

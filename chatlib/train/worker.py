@@ -8,6 +8,7 @@ Rank 0 completes the manifest, and only after every rank has reported that it is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -43,8 +44,11 @@ def main(argv: list[str] | None = None) -> int:
         end_with_the_launcher()
         dump_stacks_on_signal(options.run / "log" / f"rank{rank}.stack.txt")
         code = run_rank(runs.Recorder(options.run, rank, world, options.checkpoint))
+    except BaseException:  # sys.exit, or nothing that could carry a report
+        traceback.print_exc()
     finally:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # a full disk
+            sys.stdout.flush()
         os._exit(code)  # never into the parent's code, and past libraries that crash at exit
 
 
@@ -67,7 +71,7 @@ def supervise(child: int, state_file: Path) -> int:
     code = None if killed_by else os.WEXITSTATUS(status)
     state = runs.read_json(state_file)
     done = state.get("status") == "done"
-    if state.get("status") == "running":
+    if state.get("status") not in ("done", "failed"):
         state.update(status="ended", time=time.time())
     state.update(signal=killed_by, code=code, peak_bytes=usage.ru_maxrss * KIB)
     runs.write_state(state_file, state)
@@ -85,10 +89,11 @@ def run_rank(recorder: runs.Recorder) -> int:
             complete(recorder, summary or {})
         leave_process_group()
     except Exception as error:
-        traceback.print_exc()
         text = traceback.format_exc()
         message = f"{type(error).__name__}: {error}"[:2000]
         recorder.report(status="failed", error=message, traceback=text)
+        with contextlib.suppress(OSError):  # the log may be what fills the disk
+            print(text, file=sys.stderr)
         return 1
     return 0
 

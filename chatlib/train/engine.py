@@ -1,0 +1,259 @@
+"""The only module that imports deepspeed: processes, engines, checkpoints, saving.
+
+The training loops see an `Engine` (deepspeed's) with `backward` and `step`, and a few functions
+that speak to the other ranks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+# DeepSpeed probes for compilers and devices on import and reports what it finds missing.
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+import deepspeed  # noqa: E402
+
+from chatlib.lab import runs  # noqa: E402
+from chatlib.lab.config import StageConfig  # noqa: E402
+from chatlib.lab.deepspeed_json import deepspeed_json, resolve_dtype  # noqa: E402
+from chatlib.lab.runs import Recorder  # noqa: E402
+from chatlib.train import models  # noqa: E402
+
+Engine = deepspeed.DeepSpeedEngine
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+T = TypeVar("T")
+
+
+# -------------------------------------------------------------------- processes
+def start(config: StageConfig, recorder: Recorder) -> torch.device:
+    """Join the other ranks, seed everything alike, and return this rank's device."""
+    recorder.beat(0, "join")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    if device.type == "cpu":
+        # The shared-memory all-reduce is a C++ op that DeepSpeed compiles at the first start
+        # (minutes on a busy machine; killed in between, it leaves a lock on which every later
+        # start waits). For a model of this size gloo is as fast: see tests/bench.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    seed_everything(config.seed)
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """The same first weights on every rank."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def dtype_of(config: StageConfig, device: torch.device) -> torch.dtype:
+    """The number format in which a frozen model computes."""
+    return DTYPES[resolve_dtype(config, device.type)]
+
+
+def sum_over_ranks(x: Tensor | float) -> Tensor:
+    """The sum of a tensor (or number) over all ranks; without gradient."""
+    x = torch.as_tensor(x).detach().clone()
+    if dist.is_initialized():
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        x = x.to(device)
+        dist.all_reduce(x)
+    return x
+
+
+def max_over_ranks(x: Tensor) -> Tensor:
+    """The largest of a tensor's values over all ranks, element by element."""
+    x = x.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return x
+
+
+def gather(part: list[T]) -> list[T]:
+    """All ranks' lists as one: item i of rank r stands at position i * world + r.
+
+    This undoes `collate.shard`, whose part of a list is every world-th item.
+    """
+    if not dist.is_initialized():
+        return part
+    parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, part)
+    longest = max(map(len, parts))
+    return [p[i] for i in range(longest) for p in parts if i < len(p)]
+
+
+def from_rank0(make: Callable[[], T]) -> T:
+    """What `make` returns on rank 0, on every rank."""
+    if not dist.is_initialized():
+        return make()
+    box = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+# ---------------------------------------------------------------------- engines
+def initialize(
+    config: StageConfig,
+    module: nn.Module,
+    learning_rate: float,
+    total_steps: int,
+    role: str = "model",
+    directory: Path | None = None,
+) -> Engine:
+    """A DeepSpeed engine around a module, with AdamW and a schedule of ``total_steps`` steps."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=learning_rate,
+        betas=config.betas,
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        fused=device == "cuda" and not config.offload,
+    )
+    factor = schedule(config, total_steps)
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer,
+        lr_scheduler=lambda opt: torch.optim.lr_scheduler.LambdaLR(opt, factor),
+        config=deepspeed_json(config, device, role, directory),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def schedule(config: StageConfig, total_steps: int) -> Callable[[int], float]:
+    """Factor of the peak learning rate at each optimizer step: warm-up, then decay to a tenth."""
+    warm = min(config.num_warmup_steps, total_steps)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        done = min(1.0, (step - warm) / max(1, total_steps - warm))
+        if config.lr_scheduler_type == "constant":
+            return 1.0
+        if config.lr_scheduler_type == "linear":
+            return 1.0 - 0.9 * done
+        return 0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return factor
+
+
+def backward(engine: Engine, loss: Tensor) -> None:
+    """Add the gradient of a loss that is one term of a sum over ranks and micro-batches.
+
+    DeepSpeed averages over both; the factor here turns that average back into the sum, so a
+    loss divided by the *global* token count gives the same step on any number of ranks.
+    """
+    scale = engine.gradient_accumulation_steps() * engine.world_size
+    engine.backward(loss * scale)
+
+
+def frozen(config: StageConfig, module: nn.Module, device: torch.device) -> nn.Module:
+    """A module that is never trained: the reference and the reward model of PPO."""
+    return module.to(device).eval().requires_grad_(False)
+
+
+# ----------------------------------------------------------- models and checkpoints
+def gathered_state(model: nn.Module) -> dict[str, Tensor]:
+    """All weights of a model on rank 0's CPU, whatever the ZeRO stage; others get an empty dict.
+
+    Weights are gathered one at a time, so the peak is one full weight more than the shards.
+    """
+    state: dict[str, Tensor] = {}
+    rank0 = not dist.is_initialized() or dist.get_rank() == 0
+    shared = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    first: dict[int, str] = {}
+    for name in model.state_dict():
+        weight = shared[name]
+        if id(weight) in first:  # tied to one that was gathered already
+            if rank0:
+                state[name] = state[first[id(weight)]]
+            continue
+        first[id(weight)] = name
+        with deepspeed.zero.GatheredParameters([weight], enabled=hasattr(weight, "ds_id")):
+            if rank0:
+                state[name] = weight.detach().cpu().clone()
+    return state
+
+
+def save_model(engine: Engine, tokenizer, directory: Path) -> None:
+    """Write an engine's model in plain Hugging Face format; see `save_state`."""
+    model = engine.module.model
+    save_state(gathered_state(model), model, tokenizer, directory)
+
+
+def save_state(state: dict[str, Tensor], model: nn.Module, tokenizer, directory: Path) -> None:
+    """Write weights (rank 0 has them) as safetensors with tokenizer and generation settings.
+
+    Adapters of LoRA are merged first. The folder appears in one rename, when it is whole.
+    """
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        part = directory.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        model.save_pretrained(part, state_dict=models.merged_state(state, model))
+        tokenizer.save_pretrained(part)
+        shutil.rmtree(directory, ignore_errors=True)
+        part.rename(directory)
+    barrier()
+
+
+def save_checkpoint(
+    engines: dict[str, Engine], config: StageConfig, recorder: Recorder, step: int, state: dict
+) -> None:
+    """Write everything that continuing after ``step`` needs; a crash leaves the older ones whole.
+
+    Each rank adds its random number generators to the engines' own files.
+    """
+    final = runs.checkpoint_path(recorder.directory, step)
+    part = final.with_suffix(".tmp")
+    if recorder.rank == 0:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    barrier()
+    for name, engine in engines.items():
+        engine.save_checkpoint(str(part), tag=name, client_state={}, save_latest=False)
+    own = {"state": state, "step": step, "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["cuda"] = torch.cuda.get_rng_state()
+    torch.save(own, part / f"rank{recorder.rank}.pt")
+    barrier()
+    if recorder.rank == 0:
+        runs.commit_checkpoint(part, final, config.keep_checkpoints)
+    barrier()
+
+
+def restore(engines: dict[str, Engine], recorder: Recorder) -> tuple[int, dict]:
+    """(steps done, the loop's state) from the recorder's checkpoint; (0, {}) without one."""
+    folder = recorder.checkpoint
+    if folder is None:
+        return 0, {}
+    for name, engine in engines.items():
+        engine.load_checkpoint(str(folder), tag=name)
+    own = torch.load(folder / f"rank{recorder.rank}.pt", weights_only=True)
+    torch.set_rng_state(own["torch"])
+    if torch.cuda.is_available() and "cuda" in own:
+        torch.cuda.set_rng_state(own["cuda"])
+    recorder.rewind(own["step"])
+    return own["step"], own["state"]

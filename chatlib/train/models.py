@@ -1,0 +1,238 @@
+"""The four models of the pipeline: policy, reference, reward model and critic.
+
+All are plain transformers models; two small wrappers say what is computed from them. Sequences
+are padded on the right here, so causal attention alone keeps padding out of every valid token
+and no attention mask is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from chatlib.data.template import prepare_tokenizer
+from chatlib.lab.config import Lora, TinyModel
+from chatlib.lab.runs import resolve
+from chatlib.maths.likelihood import entropy, token_log_probs
+
+
+def tiny_policy(tiny: TinyModel, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A Llama-shaped model with random weights; tied embeddings help a tiny model to copy."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=tiny.hidden_size,
+            intermediate_size=4 * tiny.hidden_size,
+            num_hidden_layers=tiny.layers,
+            num_attention_heads=tiny.heads,
+            max_position_embeddings=tiny.context,
+            rope_parameters={"rope_type": "default", "rope_theta": tiny.rope_theta},
+            initializer_range=tiny.init_std,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _from(reference: str) -> tuple[str, dict]:
+    """What `from_pretrained` takes: a folder or hub name, and how it is to be read."""
+    place = resolve(reference)
+    name, revision = place if isinstance(place, tuple) else (str(place), None)
+    return name, {"revision": revision}
+
+
+def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model, prepared for chat. Raises one sentence when there is none."""
+    name, options = _from(reference)
+    known = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
+    if Path(name).is_dir() and not any((Path(name) / f).exists() for f in known):
+        raise ValueError(
+            f"{name} holds a model without a tokenizer; save the model's tokenizer into that folder"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    prepare_tokenizer(tokenizer)
+    return tokenizer
+
+
+def load_policy(
+    reference: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A causal language model; its vocabulary grows where the tokenizer got new tokens."""
+    name, options = _from(reference)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
+    _fit(model, tokenizer)
+    check_head(model)
+    return model
+
+
+def load_scorer(
+    reference: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A sequence classifier with one output: the score of what was read so far.
+
+    From a language model's folder, its score head starts at zeros: every answer gets 0.
+    """
+    name, options = _from(reference)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        name,
+        num_labels=1,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    if any("score" in key for key in info["missing_keys"]):
+        nn.init.zeros_(model.score.weight)
+    _fit(model, tokenizer)
+    return model
+
+
+def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Room for the tokenizer's tokens, and its end and pad in the configuration."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout to 0: with it on, the same weights give two different probabilities."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "dropout"):
+        if isinstance(getattr(getattr(model, "config", None), name, None), float):
+            setattr(model.config, name, 0.0)
+    for module in model.modules():  # attention reads its own copy of the rate
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def longest(model: PreTrainedModel, max_seq_len: int) -> int:
+    """Tokens a sequence may have: what was asked for, and no more than the model's positions."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return min(max_seq_len, limit or max_seq_len)
+
+
+class AnswerLM(nn.Module):
+    """Log-probabilities of the marked tokens of a batch, and nothing computed for the others.
+
+    The head's (vocabulary x width) product is the largest of a small model, so it is taken
+    only at the positions that predict a marked token.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, ids: Tensor, mask: Tensor, temperature: float = 1.0, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """(log pi of marked tokens (N,), entropy there (N,) or None), row by row.
+
+        ``ids`` and ``mask`` are (batch, time), padded on the right; mask is 1 on the tokens to
+        predict. Position t - 1 predicts token t, so a marked first token cannot be predicted.
+        """
+        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        marked = mask[:, 1:].bool()
+        logits = self.model.get_output_embeddings()(hidden[:, :-1][marked])
+        logp = token_log_probs(logits, ids[:, 1:][marked], temperature)
+        return logp, entropy(logits.detach(), temperature) if with_entropy else None
+
+
+class TokenScorer(nn.Module):
+    """The scalar head of a sequence classifier, read where a mask says.
+
+    Read at the last token of an answer it is the reward model's score; read at every position
+    that chooses a token it is the critic's value of that state. ``score_mean`` and ``score_std``
+    in the model's configuration (the reward stage puts them there) normalise it.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, where: Tensor) -> Tensor:
+        """Scalars (N,) at the places where the (batch, time) mask is 1, row by row."""
+        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        raw = self.model.score(hidden[where.bool()]).squeeze(-1).float()
+        known = self.model.config
+        return (raw - getattr(known, "score_mean", 0.0)) / getattr(known, "score_std", 1.0)
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Assert that the head alone gives the model's logits (some models scale them after it).
+
+    Raises `ValueError` naming the model: its log-probabilities would be wrong otherwise.
+    """
+    ids = torch.arange(2, 8, device=model.device)[None]
+    training, _ = model.training, model.eval()
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    same = torch.allclose(
+        model.get_output_embeddings()(hidden), model(ids).logits, rtol=1e-3, atol=1e-3
+    )
+    model.train(training)
+    if not same:
+        raise ValueError(
+            f"{type(model).__name__} changes its logits after the output layer; "
+            "chatlib.train.models.AnswerLM would have to be taught how"
+        )
+
+
+def add_lora(model: PreTrainedModel, lora: Lora, task: str) -> tuple[PreTrainedModel, str]:
+    """The model with adapters as the only trained weights, and a line with their share.
+
+    Raises `ValueError` when no layer has one of the names: LoRA that matches nothing would
+    train nothing, silently. ``task`` is CAUSAL_LM or SEQ_CLS (whose score head trains too).
+    """
+    from peft import LoraConfig, get_peft_model
+
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    matched = [n for n in linear if n.split(".")[-1] in lora.lora_module_name]
+    if not matched:
+        names = sorted({n.split(".")[-1] for n in linear})
+        raise ValueError(
+            f"lora_module_name {lora.lora_module_name} matches no layer; "
+            f"this model has {', '.join(names)}"
+        )
+    wrapped = get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.lora_dim,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=lora.lora_module_name,
+            task_type=task,
+        ),
+    )
+    trained, total = wrapped.get_nb_trainable_parameters()
+    share = 100 * trained / total
+    return wrapped, f"LoRA: {len(matched)} layers, {trained} of {total} weights ({share:.2f} %)"
+
+
+def merged_state(state: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+    """A model's weights with its adapters, if any, added into the layers they adapt."""
+    if not state or not hasattr(model, "peft_config"):
+        return state
+    from peft import get_peft_model
+
+    twin = get_peft_model(type(model)(model.config), model.peft_config["default"])
+    twin.get_base_model().load_state_dict(state)
+    return twin.merge_and_unload().state_dict()

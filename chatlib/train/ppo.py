@@ -1,0 +1,423 @@
+"""Proximal policy optimisation of a chat policy (chapter 5): sample, score, learn, repeat.
+
+Row by row of an answer y_1 ... y_T to a prompt x:
+
+    state  s_t = (x, y_1 .. y_{t-1})     action  y_t     value  V(s_t), read at the token before y_t
+    reward r_t = -beta KL_t + [t = T] score(x, y)         advantage  GAE(r, V)
+
+Sequences are stored unpadded and padded on the right for each pass; all (batch, time) tensors
+below are aligned with the answers, whose first token stands in column 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from chatlib.data import collate, shop, sources, template
+from chatlib.data.schema import Dialogue, Record
+from chatlib.lab.config import PPOConfig
+from chatlib.lab.deepspeed_json import zero_stage
+from chatlib.lab.runs import Recorder
+from chatlib.maths import policy as maths
+from chatlib.maths.likelihood import whiten
+from chatlib.train import engine, models, reward, rollout
+from chatlib.train.models import AnswerLM, TokenScorer
+
+
+@dataclass
+class Rollout:
+    """Answers drawn from the policy and all that is known of them; nothing here has a gradient.
+
+    ``rows`` are prompt + answer, ``answers`` the answers alone. The tensors are (batch, time),
+    0 on padding, but for ``score`` (the reward model's) and ``ended`` (batch,).
+    """
+
+    rows: list[list[int]]
+    answers: list[list[int]]
+    mask: Tensor
+    old_logp: Tensor
+    ref_logp: Tensor
+    values: Tensor
+    entropy: Tensor
+    score: Tensor
+    ended: Tensor
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+
+    def take(self, index: list[int]) -> Rollout:
+        """The rollout of some of the rows."""
+        picked = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            picked[f.name] = (
+                value[index] if isinstance(value, Tensor) else [value[i] for i in index]
+            )
+        return Rollout(**picked)
+
+
+# ------------------------------------------------------------------ forward passes
+def answer_mask(rows: list[list[int]], answers: list[list[int]]) -> Tensor:
+    """1 on the answers' tokens of right-padded rows. (batch, longest row)"""
+    marks = [[0] * (len(row) - len(a)) + [1] * len(a) for row, a in zip(rows, answers)]
+    return collate.pad(marks, 0)[0]
+
+
+def to_grid(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of the valid tokens, row by row, as a (batch, time) tensor with 0 on padding."""
+    empty = torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device)
+    return empty.masked_scatter(mask.bool(), flat)
+
+
+def log_probs(
+    net: nn.Module, r: Rollout, pad: int, temperature: float, with_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(log pi of each answer token, entropy there), both (batch, time)."""
+    ids, _ = collate.pad(r.rows, pad)
+    marked = answer_mask(r.rows, r.answers)
+    device = r.mask.device
+    logp, entropy = net(ids.to(device), marked.to(device), temperature, with_entropy)
+    return to_grid(logp, r.mask), None if entropy is None else to_grid(entropy, r.mask)
+
+
+def state_values(net: nn.Module, r: Rollout, pad: int) -> Tensor:
+    """V(s_t) for every answer token t, read one place before it. (batch, time)"""
+    ids, _ = collate.pad(r.rows, pad)
+    before = torch.zeros_like(ids)
+    before[:, :-1] = answer_mask(r.rows, r.answers)[:, 1:]
+    return to_grid(net(ids.to(r.mask.device), before.to(r.mask.device)), r.mask)
+
+
+# ------------------------------------------------------------------------ one rollout
+def generate(config: PPOConfig, actor, prompts: list[list[int]], tokenizer) -> list[list[int]]:
+    """One draw from the policy for each prompt, in ``generation_batches`` parts."""
+    draw = rollout.sample_in_step if zero_stage(config, "actor") == 3 else rollout.sample
+    stop, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    size, answers = len(prompts) // config.generation_batches, []
+    actor.eval()
+    for i in range(0, len(prompts), size):
+        part = prompts[i : i + size]
+        answers += draw(
+            actor.module.model, part, config.max_answer_tokens, stop, pad, config.temperature
+        )
+    actor.train()
+    return answers
+
+
+@torch.no_grad()
+def examine(config, prompts, answers, actor, critic, reference, scorer, tokenizer) -> Rollout:
+    """The rollout of given answers: one pass through each of the four models.
+
+    The old log-probabilities come from the forward pass that is trained, not from the sampler:
+    the ratio of the first minibatch is then exactly 1.
+    """
+    pad, device = tokenizer.pad_token_id, next(actor.parameters()).device
+    mask = collate.pad([[1] * len(a) for a in answers], 0)[0].to(device)
+    none, ended = (
+        torch.zeros_like(mask, dtype=torch.float32),
+        torch.tensor([a[-1] == tokenizer.eos_token_id for a in answers], device=device),
+    )
+    rows = [p + a for p, a in zip(prompts, answers)]
+    r = Rollout(rows, answers, mask, none, none, none, none, none[:, 0], ended)
+    r.old_logp, r.entropy = log_probs(actor, r, pad, config.temperature, with_entropy=True)
+    r.ref_logp, _ = log_probs(reference, r, pad, config.temperature)
+    r.values = state_values(critic, r, pad)
+    r.score = reward.score(scorer, rows, tokenizer, device)
+    return r
+
+
+def add_advantages(config: PPOConfig, r: Rollout, beta: float) -> None:
+    """Rewards, advantages and returns. Scores are clipped first, so the KL never is.
+
+    The returns are formed before whitening, which only the advantages get: the critic learns
+    the rewards' own scale. Whitening is over all ranks' tokens.
+    """
+    kl = maths.kl_estimate(r.old_logp, r.ref_logp, config.kl_estimator)
+    score = maths.final_score(
+        r.score, r.ended, config.missing_eos_penalty, config.clip_reward_value
+    )
+    rewards = maths.shaped_rewards(score, kl, r.mask, beta if config.kl_in == "reward" else 0.0)
+    if config.whiten_rewards:
+        rewards = whiten(rewards, r.mask, shift_mean=False, reduce=engine.sum_over_ranks)
+    advantages, r.returns = maths.gae(rewards, r.values, r.mask, config.gamma, config.lam)
+    r.advantages = whiten(advantages, r.mask, reduce=engine.sum_over_ranks)
+
+
+# ------------------------------------------------------------------------ one update
+def denominator(config: PPOConfig, r: Rollout) -> Tensor:
+    """By what a minibatch's summed loss is divided: over all ranks and micro-batches."""
+    count = {
+        "token": r.mask.sum(),
+        "sequence": len(r.rows),
+        "constant": len(r.rows) * config.max_answer_tokens,
+    }[config.loss_aggregation]
+    return engine.sum_over_ranks(torch.as_tensor(count, dtype=torch.float32)).to(r.mask.device)
+
+
+def actor_loss(config: PPOConfig, actor, part: Rollout, pad: int, count: Tensor, beta: float):
+    """(loss, statistics) of the policy on a micro-batch; a term of the minibatch's sum."""
+    how = (config.loss_aggregation, count)
+    wants_entropy = config.entropy_coefficient > 0
+    logp, _ = log_probs(actor, part, pad, config.temperature)
+    loss, stats = maths.policy_loss(
+        logp, part.old_logp, part.advantages, part.mask, config.cliprange, *how
+    )
+    if config.kl_in == "loss":
+        kl = maths.kl_estimate(logp, part.ref_logp, config.kl_estimator)
+        loss = loss + beta * maths.aggregate(kl, part.mask, *how)
+    if wants_entropy:  # the gradient of -log pi weighted by log pi is the entropy's
+        surprise = (logp * logp.detach()).clamp(min=-1e4)
+        loss = loss + config.entropy_coefficient * maths.aggregate(surprise, part.mask, *how)
+    return loss, stats
+
+
+def update(config: PPOConfig, r: Rollout, actor, critic, pad: int, beta: float, ptx=None):
+    """One optimizer step of actor and critic on a minibatch; returns its statistics' sums.
+
+    ``ptx`` gives the loss of the pretraining mixture, a term of the same step.
+    """
+    count, size = denominator(config, r), len(r.rows) // config.gradient_accumulation_steps
+    sums = torch.zeros(6)
+    for start in range(0, len(r.rows), size):
+        part = r.take(list(range(start, start + size)))
+        loss, stats = actor_loss(config, actor, part, pad, count, beta)
+        engine.backward(actor, loss + ptx() if ptx else loss)
+        actor.step()
+        values = state_values(critic, part, pad)
+        v_loss, v_stats = maths.value_loss(
+            values,
+            part.values,
+            part.returns,
+            part.mask,
+            config.cliprange_value,
+            config.loss_aggregation,
+            count,
+        )
+        engine.backward(critic, v_loss)
+        critic.step()
+        tokens = stats["tokens"].float()
+        means = [stats["clip_fraction"], stats["approx_kl"], v_stats["error"]]
+        sums += torch.stack(
+            [tokens, loss.detach(), *(m * tokens for m in means), v_loss.detach()]
+        ).cpu()
+    return sums, stats["max_log_ratio"].detach()
+
+
+# ------------------------------------------------------------------------ the loop
+def train(config: PPOConfig, recorder: Recorder) -> dict:
+    """Tune the policy against the reward model; returns the manifest's summary."""
+    device = engine.start(config, recorder)
+    recorder.beat(0, "read the data")
+    data = sources.load(config)
+    tokenizer = models.load_tokenizer(config.model)
+    pad = tokenizer.pad_token_id
+    recorder.beat(0, "load four models")
+    actor, critic, reference, scorer = four_models(config, tokenizer, device, recorder)
+    limit = models.longest(actor.module.model, config.max_seq_len) - config.max_answer_tokens
+    prompts, records, report = encode(tokenizer, data.train, limit, recorder)
+    for line in [*data.report, *report]:
+        recorder.say(line)
+
+    engines = {"actor": actor, "critic": critic}
+    ema = Ema(config.ema_decay, actor.module.model) if config.enable_ema else None
+    size = config.batch_size * config.generation_batches
+    batches = collate.Batches([len(p) for p in prompts], size, config.seed)
+    torch.manual_seed(config.seed * 1000 + recorder.rank)  # every rank draws its own samples
+    first, state = engine.restore(engines, recorder)
+    beta, tokens = state.get("beta", config.kl_ctl), state.get("tokens", 0)
+    if ema and "ema" in state:
+        ema.average = state["ema"]
+    spent = {"generate": 0.0, "score": 0.0, "learn": 0.0}
+
+    for step in range(first, config.steps):
+        recorder.beat(step, "generate")
+        clock = [time.perf_counter()]
+        own = collate.shard(batches.at(step), recorder.rank, recorder.world)
+        asked = [prompts[i] for i in own]
+        answers = generate(config, actor, asked, tokenizer)
+        clock.append(time.perf_counter())
+
+        recorder.beat(step, "score")
+        r = examine(config, asked, answers, actor, critic, reference, scorer, tokenizer)
+        add_advantages(config, r, beta)
+        clock.append(time.perf_counter())
+
+        recorder.beat(step, "learn")
+        sums, log_ratio = torch.zeros(6), None
+        for _ in range(config.ppo_epochs):
+            for index in minibatches(len(own), config):
+                ptx = ptx_loss(config, actor, [records[own[i]] for i in index], tokenizer, device)
+                part_sums, largest = update(config, r.take(index), actor, critic, pad, beta, ptx)
+                sums += part_sums
+                log_ratio = largest if log_ratio is None else log_ratio
+                if ema:
+                    ema.update()
+        clock.append(time.perf_counter())
+
+        figures = describe(r, sums, [records[i] for i in own], tokenizer)
+        tokens += int(figures.pop("rows_tokens"))
+        for name, seconds in zip(spent, (b - a for a, b in itertools.pairwise(clock))):
+            spent[name] += seconds
+            figures[f"{name}_seconds"] = seconds
+        done = step + 1
+        recorder.log(
+            done,
+            **figures,
+            beta=beta,
+            first_log_ratio=engine.max_over_ranks(log_ratio).item(),
+            actor_learning_rate=actor.get_lr()[0],
+            tokens=tokens,
+        )
+        if config.kl_target:
+            beta = maths.adaptive_beta(
+                beta, figures["kl"], config.kl_target, size, config.kl_horizon
+            )
+        if config.print_answers and done % config.print_answers == 0 and recorder.rank == 0:
+            for i, text in zip(own[:3], template.decode(tokenizer, answers[:3])):
+                recorder.say(f"{records[i].prompt[-1]['content']}\n  -> {text}")
+        if config.save_every and done % config.save_every == 0:
+            state = {"beta": beta, "tokens": tokens} | ({"ema": ema.average} if ema else {})
+            engine.save_checkpoint(engines, config, recorder, done, state)
+
+    recorder.beat(config.steps, "save")
+    engine.save_model(actor, tokenizer, recorder.directory / "model")
+    if ema:
+        ema.save(tokenizer, recorder.directory / "model_ema")
+    seconds = sum(spent.values())
+    return {
+        "tokens": tokens,
+        "train_seconds": seconds,
+        "tokens_per_second": tokens / max(seconds, 1e-9) if first == 0 else None,
+        "generation_share": spent["generate"] / max(seconds, 1e-9),
+        "beta": beta,
+        "data_report": [*data.report, *report],
+    }
+
+
+# ------------------------------------------------------------------------ its parts
+def four_models(config: PPOConfig, tokenizer, device, recorder: Recorder):
+    """(actor engine, critic engine, frozen reference, frozen reward model), dropout off."""
+    dtype = engine.dtype_of(config, device)
+    actor = models.load_policy(config.model, tokenizer)
+    critic = models.load_scorer(config.reward_model, tokenizer)
+    if config.critic_init == "zero":  # V(s) = 0 at first: the first advantages are the rewards
+        nn.init.zeros_(critic.score.weight)
+        critic.config.score_mean, critic.config.score_std = 0.0, 1.0
+    reference = models.load_policy(config.model, tokenizer, dtype)
+    scorer = models.load_scorer(config.reward_model, tokenizer, dtype)
+    for model in (actor, critic, reference, scorer):
+        models.disable_dropout(model)
+    for model, task in ((actor, "CAUSAL_LM"), (critic, "SEQ_CLS")):
+        if config.lora:
+            recorder.say(models.add_lora(model, config.lora, task))
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+            model.enable_input_require_grads()
+    total = config.steps * config.ppo_epochs * config.minibatches
+    nets = [
+        engine.initialize(config, module, rate, total, role, recorder.directory)
+        for module, rate, role in (
+            (AnswerLM(actor), config.actor_learning_rate, "actor"),
+            (TokenScorer(critic), config.critic_learning_rate, "critic"),
+        )
+    ]
+    frozen = [
+        engine.frozen(config, module, device)
+        for module in (AnswerLM(reference), TokenScorer(scorer))
+    ]
+    return *nets, *frozen
+
+
+def encode(tokenizer, records: list[Record], limit: int, recorder: Recorder):
+    """(prompts' token ids, their records, report); a prompt that leaves no room is counted."""
+    ids = template.encode_prompts(tokenizer, [r.prompt for r in records])
+    fitting = [i for i, p in enumerate(ids) if len(p) <= limit]
+    report = []
+    if lost := len(ids) - len(fitting):
+        report.append(f"{lost} of {len(ids)} prompts left out: longer than {limit} tokens")
+    return [ids[i] for i in fitting], [records[i] for i in fitting], report
+
+
+def minibatches(n: int, config: PPOConfig) -> list[list[int]]:
+    """The rank's rows in random order, cut into minibatches."""
+    order = torch.randperm(n).tolist()
+    size = n // config.minibatches
+    return [order[i * size : (i + 1) * size] for i in range(config.minibatches)]
+
+
+def ptx_loss(config: PPOConfig, actor, records: list[Record], tokenizer, device):
+    """The pretraining mixture (Ouyang et al. 2022, equation 2): SFT's loss on demonstrations."""
+    if not config.unsup_coef:
+        return None
+    shown = [r if isinstance(r, Dialogue) else r.dialogue() for r in records]
+    encoded = [
+        e.cut(config.max_seq_len) for e in template.encode(tokenizer, [d.messages for d in shown])
+    ]
+    ids, _ = collate.pad([e.ids for e in encoded], tokenizer.pad_token_id)
+    mask, _ = collate.pad([e.mask for e in encoded], 0)
+    total = engine.sum_over_ranks(mask.sum()) * config.gradient_accumulation_steps
+    return lambda: -config.unsup_coef * actor(ids.to(device), mask.to(device))[0].sum() / total
+
+
+class Ema:
+    """Exponential moving average of a model's weights, kept on rank 0: a = d a + (1 - d) w."""
+
+    def __init__(self, decay: float, model: nn.Module) -> None:
+        self.decay, self.model = decay, model
+        self.average = engine.gathered_state(model)
+
+    def update(self) -> None:
+        """Take in the present weights; a collective at ZeRO stage 3, so every rank calls it."""
+        for name, weight in engine.gathered_state(self.model).items():
+            self.average[name] = maths.ema_update(self.average[name], weight, self.decay)
+
+    def save(self, tokenizer, directory) -> None:
+        """Write the average as a model folder."""
+        engine.save_state(self.average, self.model, tokenizer, directory)
+
+
+def describe(r: Rollout, sums: Tensor, records: list[Record], tokenizer) -> dict[str, float]:
+    """What one iteration looked like: means over all ranks' answers, or their tokens."""
+    kl = (r.old_logp - r.ref_logp).masked_fill(r.mask == 0, 0.0).sum(1)
+    judged = [rec.meta for rec in records if "intent" in rec.meta]
+    verdicts = [shop.judge(m, t) for m, t in zip(judged, template.decode(tokenizer, r.answers))]
+    totals = engine.sum_over_ranks(
+        torch.tensor(
+            [
+                len(r.rows),
+                r.score.sum(),
+                kl.sum(),
+                r.mask.sum(),
+                r.ended.sum(),
+                (r.entropy * r.mask).sum(),
+                sum(v.total for v in verdicts),
+                sum(v.well_formed for v in verdicts),
+                sum(map(len, r.rows)),
+                *sums,
+            ],
+            dtype=torch.float64,
+        )
+    ).tolist()
+    n, score, kl, tokens, ended, entropy, gold, well_formed, rows, *sums = totals
+    seen = max(sums[0], 1.0)
+    figures = {
+        "score": score / n,
+        "kl": kl / n,
+        "entropy": entropy / tokens,
+        "answer_tokens": tokens / n,
+        "ended": ended / n,
+        "clip_fraction": sums[2] / seen,
+        "approx_kl": sums[3] / seen,
+        "value_error": sums[4] / seen,
+        "explained_variance": maths.explained_variance(
+            r.values, r.returns, r.mask, engine.sum_over_ranks
+        ).item(),
+        "rows_tokens": rows,
+    }
+    if judged:
+        figures |= {"gold": gold / n, "well_formed": well_formed / n}
+    return figures

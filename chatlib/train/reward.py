@@ -1,0 +1,206 @@
+"""The reward model (chapter 4): a score for which preferred answers come out higher.
+
+    L = - mean log sigmoid( r(x, chosen) - r(x, rejected) )        Bradley and Terry 1952
+
+The score is a sequence classifier's single output, read at the answer's last token.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from chatlib.data import collate, shop, sources, template
+from chatlib.data.schema import Preference
+from chatlib.lab.config import RewardConfig
+from chatlib.lab.runs import Recorder
+from chatlib.maths.preference import pairwise_accuracy, pairwise_loss
+from chatlib.train import engine, models, rollout
+from chatlib.train.models import TokenScorer
+
+Pair = tuple[list[int], list[int]]  # token ids of prompt + chosen and prompt + rejected
+
+
+def train(config: RewardConfig, recorder: Recorder) -> dict:
+    """Train the score on annotated pairs; returns the manifest's summary."""
+    device = engine.start(config, recorder)
+    recorder.beat(0, "read the data")
+    data = sources.load(config)
+    tokenizer = models.load_tokenizer(config.model)
+    model = models.load_scorer(config.model, tokenizer)
+    if config.disable_dropout:
+        models.disable_dropout(model)
+    limit = models.longest(model, config.max_seq_len)
+    pairs, report = encode(tokenizer, data.train, limit, recorder)
+    held_out, _ = encode(tokenizer, data.held_out, limit, recorder)
+    for line in [*data.report, *report]:
+        recorder.say(line)
+
+    if config.lora:
+        recorder.say(models.add_lora(model, config.lora, "SEQ_CLS"))
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    net = engine.initialize(
+        config, TokenScorer(model), config.learning_rate, config.steps, "model", recorder.directory
+    )
+    lengths = [max(len(chosen), len(rejected)) for chosen, rejected in pairs]
+    batches = collate.Batches(lengths, config.batch_size, config.seed)
+    first, state = engine.restore({"model": net}, recorder)
+    tokens, began = state.get("tokens", 0), time.perf_counter()
+    tokens_before = tokens
+
+    for step in range(first, config.steps):
+        recorder.beat(step, "train")
+        batch = [pairs[i] for i in batches.at(step)]
+        figures = torch.zeros(3, device=device)
+        own = collate.shard(batch, recorder.rank, recorder.world)
+        for i in range(0, len(own), config.micro_batch):
+            chosen, rejected = score_pairs(net, own[i : i + config.micro_batch], tokenizer, device)
+            share = len(chosen) / len(batch)  # of the whole step's pairs
+            loss = pairwise_loss(chosen, rejected) * share
+            engine.backward(net, loss)
+            net.step()
+            margin = (chosen - rejected).detach().mean()
+            correct = pairwise_accuracy(chosen.detach(), rejected.detach())
+            figures += torch.stack([loss.detach(), correct * share, margin * share])
+
+        tokens += sum(len(chosen) + len(rejected) for chosen, rejected in batch)
+        loss, accuracy, margin = engine.sum_over_ranks(figures).tolist()
+        recorder.log(
+            step + 1,
+            loss=loss,
+            accuracy=accuracy,
+            margin=margin,
+            learning_rate=net.get_lr()[0],
+            tokens=tokens,
+            tokens_per_second=(tokens - tokens_before) / (time.perf_counter() - began),
+        )
+        done = step + 1
+        if config.eval_every and done % config.eval_every == 0 and held_out:
+            chosen, rejected = evaluate(net, held_out, tokenizer, recorder, device)
+            recorder.log(done, held_out_accuracy=pairwise_accuracy(chosen, rejected))
+        if config.save_every and done % config.save_every == 0:
+            engine.save_checkpoint({"model": net}, config, recorder, done, {"tokens": tokens})
+
+    seconds = time.perf_counter() - began
+    recorder.beat(config.steps, "evaluate")
+    summary = {
+        "examples": len(pairs),
+        "tokens": tokens,
+        "train_seconds": seconds,
+        "tokens_per_second": (tokens - tokens_before) / max(seconds, 1e-9),
+        "loss": loss,
+        "data_report": [*data.report, *report],
+    }
+    if held_out:
+        chosen, rejected = evaluate(net, held_out, tokenizer, recorder, device)
+        summary |= held_out_figures(chosen, rejected, data.held_out)
+    recorder.beat(config.steps, "normalise")
+    summary |= normalise(net, config, tokenizer, data, recorder, device)
+    recorder.beat(config.steps, "save")
+    engine.save_model(net, tokenizer, recorder.directory / "model")
+    return summary
+
+
+def encode(tokenizer, records: list[Preference], limit: int, recorder: Recorder):
+    """(pairs, report): every rank encodes a share; an answer that does not fit is counted.
+
+    A pair whose prompt fills the context is left out; a longer answer is cut at its end.
+    """
+    own = [records[i] for i in collate.shard(range(len(records)), recorder.rank, recorder.world)]
+    prompts = [r.prompt for r in own]
+    opened = template.encode_prompts(tokenizer, prompts)
+    answers = [
+        template.encode_answers(tokenizer, prompts, [getattr(r, side) for r in own])
+        for side in ("chosen", "rejected")
+    ]
+    whole = engine.gather([(p, p + a, p + b) for p, a, b in zip(opened, *answers)])
+    pairs = [
+        (a[:limit], b[:limit]) for p, a, b in whole if len(p) < limit and a[:limit] != b[:limit]
+    ]
+    report = []
+    if cut := sum(max(len(a), len(b)) > limit for _, a, b in whole):
+        report.append(f"{cut} of {len(whole)} pairs are longer than {limit} tokens and were cut")
+    if lost := len(whole) - len(pairs):
+        report.append(
+            f"{lost} of {len(whole)} pairs left out: nothing to compare in {limit} tokens"
+        )
+    return pairs, report
+
+
+def score_pairs(net, pairs: list[Pair], tokenizer, device) -> tuple[Tensor, Tensor]:
+    """Scores (n,) of the chosen and of the rejected answers, computed in one pass."""
+    rows = [chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs]
+    scores = score(net, rows, tokenizer, device)
+    return scores[: len(pairs)], scores[len(pairs) :]
+
+
+def score(net, rows: list[list[int]], tokenizer, device) -> Tensor:
+    """One score per row of token ids, read at its last token whatever stands after it. (n,)"""
+    ids, mask = (t.to(device) for t in collate.pad(rows, tokenizer.pad_token_id))
+    return net(ids, last_token(mask))
+
+
+def last_token(mask: Tensor) -> Tensor:
+    """1 at each row's last valid token. (batch, time) to (batch, time)."""
+    following = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+    return mask * (1 - following)
+
+
+@torch.no_grad()
+def evaluate(net, pairs: list[Pair], tokenizer, recorder: Recorder, device):
+    """Scores of all chosen and all rejected answers, in the pairs' order, on every rank."""
+    net.eval()
+    own = collate.shard(pairs, recorder.rank, recorder.world)
+    own += own[:1] * (-(-len(pairs) // recorder.world) - len(own))  # stage 3: equal work per rank
+    out: list[tuple[float, float]] = []
+    for i in range(0, len(own), 64):
+        out += zip(*(s.tolist() for s in score_pairs(net, own[i : i + 64], tokenizer, device)))
+    net.train()
+    scores = torch.tensor(engine.gather(out)[: len(pairs)])
+    return scores[:, 0], scores[:, 1]
+
+
+def held_out_figures(chosen: Tensor, rejected: Tensor, records: list[Preference]) -> dict:
+    """Accuracy on pairs not trained on; with a known judge, the best accuracy there could be."""
+    figures = {"held_out_accuracy": pairwise_accuracy(chosen, rejected).item()}
+    if all("gold" in r.meta for r in records):
+        p = torch.tensor([shop.preference_probability(*r.meta["gold"]) for r in records])
+        bayes = torch.maximum(p, 1 - p).mean().item()
+        figures["bayes_accuracy"] = bayes
+        figures["chance_to_bayes"] = (figures["held_out_accuracy"] - 0.5) / (bayes - 0.5)
+    return figures
+
+
+@torch.no_grad()
+def normalise(net, config: RewardConfig, tokenizer, data, recorder: Recorder, device) -> dict:
+    """Give the score mean 0 and standard deviation 1 over answers of the model to be tuned.
+
+    The offset of a Bradley-Terry score is arbitrary and its scale is the annotators'; fixed here,
+    a KL coefficient means the same for every reward model. Both are stored in the model's
+    configuration as ``score_mean`` and ``score_std``, which `TokenScorer` applies.
+    """
+    policy = models.load_policy(config.model, tokenizer).to(device).eval()
+    records = (data.held_out + data.train)[: config.reference_samples]
+    prompts = template.encode_prompts(tokenizer, [r.prompt for r in records])
+    limit = models.longest(policy, config.max_seq_len)
+    prompts = [p for p in prompts if len(p) < limit]
+    prompts = prompts[: len(prompts) // recorder.world * recorder.world]
+    torch.manual_seed(config.seed + recorder.rank)
+    scores: list[float] = []
+    net.eval()
+    own = collate.shard(prompts, recorder.rank, recorder.world)
+    for i in range(0, len(own), 64):
+        part = own[i : i + 64]
+        room = min(64, limit - max(map(len, part)))
+        answers = rollout.sample(policy, part, room, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        rows = [p + a for p, a in zip(part, answers)]
+        scores += score(net, rows, tokenizer, device).tolist()
+    net.train()
+    every = torch.tensor(engine.gather(scores))
+    mean, std = every.mean().item(), every.std().clamp(min=1e-6).item()
+    net.module.model.config.score_mean, net.module.model.config.score_std = mean, std
+    return {"score_mean": mean, "score_std": std}

@@ -1,0 +1,160 @@
+"""Supervised fine-tuning (chapter 3): maximise the log-likelihood of the answers.
+
+    L = - 1/N  sum over dialogues, sum over answer tokens t of  log pi(y_t | what came before)
+
+N is the number of answer tokens of the whole step, over all ranks and micro-batches.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+
+import torch
+
+from chatlib.data import collate, sources, template
+from chatlib.data.schema import Dialogue
+from chatlib.lab.config import SFTConfig, TinyModel
+from chatlib.lab.runs import Recorder
+from chatlib.train import engine, models, rollout
+from chatlib.train.models import AnswerLM
+
+TOKENIZER_RECORDS = 4000  # enough for the words of a tiny model's vocabulary
+
+
+def train(config: SFTConfig, recorder: Recorder) -> dict:
+    """Train the policy on the answers; returns the manifest's summary."""
+    device = engine.start(config, recorder)
+    recorder.beat(0, "read the data")
+    data = sources.load(config)
+    model, tokenizer = start_model(config, data.train)
+    if config.disable_dropout:
+        models.disable_dropout(model)
+    limit = models.longest(model, config.max_seq_len)
+    examples, report = encode(tokenizer, data.train, limit, recorder)
+    held_out, _ = encode(tokenizer, data.held_out, limit, recorder)
+    for line in [*data.report, *report]:
+        recorder.say(line)
+
+    if config.lora:
+        recorder.say(models.add_lora(model, config.lora, "CAUSAL_LM"))
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    net = engine.initialize(
+        config, AnswerLM(model), config.learning_rate, config.steps, "model", recorder.directory
+    )
+    batches = collate.Batches([len(e.ids) for e in examples], config.batch_size, config.seed)
+    first, state = engine.restore({"model": net}, recorder)
+    tokens, began = state.get("tokens", 0), time.perf_counter()
+    tokens_before = tokens
+
+    for step in range(first, config.steps):
+        recorder.beat(step, "train")
+        batch = [examples[i] for i in batches.at(step)]
+        answer_tokens = sum(sum(e.mask) for e in batch)
+        loss = torch.zeros((), device=device)
+        for micro in micro_batches(batch, config, recorder):
+            ids, mask = (t.to(device) for t in tensors(micro, tokenizer.pad_token_id))
+            logp, _ = net(ids, mask)
+            part = -logp.sum() / answer_tokens
+            engine.backward(net, part)
+            net.step()
+            loss += part.detach()
+
+        tokens += sum(len(e.ids) for e in batch)
+        loss = engine.sum_over_ranks(loss).item()
+        recorder.log(
+            step + 1,
+            loss=loss,
+            learning_rate=net.get_lr()[0],
+            grad_norm=float(net.get_global_grad_norm() or 0.0),
+            tokens=tokens,
+            tokens_per_second=(tokens - tokens_before) / (time.perf_counter() - began),
+        )
+        done = step + 1
+        if config.eval_every and done % config.eval_every == 0 and held_out:
+            recorder.log(done, held_out_loss=evaluate(net, held_out, tokenizer, recorder, device))
+        if config.print_answers and done % config.print_answers == 0:
+            rollout.print_answers(net, tokenizer, data.held_out, config, recorder)
+        if config.save_every and done % config.save_every == 0:
+            engine.save_checkpoint({"model": net}, config, recorder, done, {"tokens": tokens})
+
+    seconds = time.perf_counter() - began
+    recorder.beat(config.steps, "evaluate")
+    held_out_loss = evaluate(net, held_out, tokenizer, recorder, device) if held_out else None
+    recorder.beat(config.steps, "save")
+    engine.save_model(net, tokenizer, recorder.directory / "model")
+    return {
+        "examples": len(examples),
+        "tokens": tokens,
+        "train_seconds": seconds,
+        "tokens_per_second": (tokens - tokens_before) / max(seconds, 1e-9),
+        "loss": loss,
+        "held_out_loss": held_out_loss,
+        "data_report": [*data.report, *report],
+    }
+
+
+def start_model(config: SFTConfig, records: list[Dialogue]):
+    """(policy, tokenizer): both new for a `TinyModel`, else those of the named model."""
+    if not isinstance(config.model, TinyModel):
+        tokenizer = models.load_tokenizer(config.model)
+        return models.load_policy(config.model, tokenizer), tokenizer
+    texts = (m["content"] for r in islice(records, TOKENIZER_RECORDS) for m in r.messages)
+    size = config.model.vocab_size
+    tokenizer = engine.from_rank0(lambda: template.train_tokenizer(texts, size))
+    return models.tiny_policy(config.model, tokenizer), tokenizer
+
+
+def encode(tokenizer, records: list[Dialogue], limit: int, recorder: Recorder):
+    """(encoded dialogues, report): every rank encodes a share; what is cut or lost is counted."""
+    own = collate.shard(range(len(records)), recorder.rank, recorder.world)
+    encoded = engine.gather(template.encode(tokenizer, [records[i].messages for i in own]))
+    cut = [e.cut(limit) for e in encoded]
+    usable = [e for e in cut if any(e.mask)]
+    report = []
+    if long := sum(len(e.ids) > limit for e in encoded):
+        report.append(f"{long} of {len(encoded)} dialogues were cut to {limit} tokens")
+    if lost := len(cut) - len(usable):
+        report.append(
+            f"{lost} of {len(encoded)} dialogues left out: no answer within {limit} tokens"
+        )
+    return usable, report
+
+
+def micro_batches(batch: list, config: SFTConfig, recorder: Recorder) -> list[list]:
+    """This rank's share of a batch, cut for gradient accumulation."""
+    own = collate.shard(batch, recorder.rank, recorder.world)
+    size = config.micro_batch
+    return [own[i : i + size] for i in range(0, len(own), size)]
+
+
+def tensors(batch: list[template.Encoded], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, answer mask), both (batch, time), padded on the right."""
+    ids, _ = collate.pad([e.ids for e in batch], pad_id)
+    mask, _ = collate.pad([e.mask for e in batch], 0)
+    return ids, mask
+
+
+@torch.no_grad()
+def evaluate(net, examples: list[template.Encoded], tokenizer, recorder: Recorder, device) -> float:
+    """Mean loss per answer token (nats) on examples that were not trained on.
+
+    Every rank takes the same number of equally large batches, as ZeRO stage 3 needs.
+    """
+    net.eval()
+    own = collate.shard(sorted(examples, key=lambda e: len(e.ids)), recorder.rank, recorder.world)
+    own += own[:1] * (-(-len(examples) // recorder.world) - len(own))  # a repeat, weighted 0
+    real = len(collate.shard(examples, recorder.rank, recorder.world))
+    total = torch.zeros(2, dtype=torch.float64)
+    for i in range(0, len(own), 32):
+        ids, mask = (t.to(device) for t in tensors(own[i : i + 32], tokenizer.pad_token_id))
+        logp, _ = net(ids, mask)
+        weight = torch.repeat_interleave(
+            (torch.arange(i, i + len(ids), device=device) < real).float(), mask[:, 1:].sum(1)
+        )
+        total += torch.stack([-(logp * weight).sum(), weight.sum()]).double().cpu()
+    net.train()
+    loss, count = engine.sum_over_ranks(total)
+    return (loss / count).item()
