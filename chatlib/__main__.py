@@ -67,12 +67,16 @@ def build_parser() -> argparse.ArgumentParser:
     for name, model in stages.STAGES.items():
         text = (model.__doc__ or "").split("\n")[0]
         usage = f"python -m chatlib {name} [options]"
-        stage = commands.add_parser(name, help=text, description=text, usage=usage)
+        stage = commands.add_parser(
+            name, help=text, description=text, usage=usage, allow_abbrev=False
+        )
         add_launch_options(stage)
         stage.add_argument("--config", type=Path, metavar="FILE", help="JSON; options win over it")
         add_fields(stage, model)
         stage.set_defaults(run=run_stage)
-    e2e = commands.add_parser("e2e", help="the three stages in order, by the recipe of a profile")
+    e2e = commands.add_parser(
+        "e2e", help="the three stages in order, by the recipe of a profile", allow_abbrev=False
+    )
     add_launch_options(e2e)
     e2e.add_argument("--profile", help="laptop, gpu, node or cluster; detected when not given")
     e2e.add_argument("--seed", type=int, default=0, help="of all three stages (default 0)")

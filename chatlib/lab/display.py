@@ -45,8 +45,8 @@ class TerminalBar:
         self.bar = tqdm(total=steps, desc=name, leave=False, dynamic_ncols=True)
 
     def update(self, rows: list[dict]) -> None:
-        self.bar.set_postfix_str(figures(rows[-1]), refresh=False)
-        self.bar.update(rows[-1]["step"] - self.bar.n)
+        self.bar.n = rows[-1]["step"]
+        self.bar.set_postfix_str(figures(rows[-1]))
 
     def close(self) -> None:
         self.bar.close()

@@ -1,4 +1,7 @@
-"""A stage that trains nothing: it beats, logs and returns; for faults that need no torch."""
+"""A stage that trains nothing: it beats, logs, saves and returns; for faults that need no torch.
+
+`$LIGHT_SECONDS` is the time of a step, `$LIGHT_BYTES` what a step adds to a file.
+"""
 
 import json
 import os
@@ -15,12 +18,20 @@ def train(config, recorder):
     for step in range(start + 1, config.steps + 1):
         recorder.beat(step, "forward")
         recorder.log(step, loss=1 / step)
-        time.sleep(float(os.environ.get("LIGHT_STAGE_SECONDS", 0.01)))
+        fill(recorder)
+        time.sleep(float(os.environ.get("LIGHT_SECONDS", 0.01)))
         if recorder.rank == 0 and config.save_every and step % config.save_every == 0:
             save(config, recorder, step)
     if recorder.rank == 0:
         (recorder.directory / "model").mkdir(exist_ok=True)
     return {"tokens": 10 * config.steps, "started_at_step": start}
+
+
+def fill(recorder):
+    size = int(os.environ.get("LIGHT_BYTES", 0))
+    if size and recorder.rank == 0:
+        with open(recorder.directory / "filler", "ab") as file:
+            file.write(b"0" * size)
 
 
 def save(config, recorder, step):

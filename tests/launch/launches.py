@@ -1,0 +1,35 @@
+"""What the launch tests share."""
+
+import importlib
+import os
+
+import psutil
+
+from chatlib.lab import runs
+from chatlib.lab.config import SFTConfig
+
+# `chatlib.lab.launch` names the function; the module is found by its full name only
+launching = importlib.import_module("chatlib.lab.launch")
+
+
+def config(**changes) -> SFTConfig:
+    """A short stage."""
+    return SFTConfig(**{"steps": 5, **changes})
+
+
+def run_of(settings) -> runs.Run:
+    """Where a configuration's run lies."""
+    return runs.Run(runs.root() / runs.run_name(settings))
+
+
+def processes_of(directory) -> list[psutil.Process]:
+    """Live processes that name a run directory in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            named = any(str(directory) in part for part in process.cmdline())
+            if named and process.pid != os.getpid() and process.status() != "zombie":
+                found.append(process)
+        except psutil.Error:
+            pass
+    return found

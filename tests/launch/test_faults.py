@@ -1,0 +1,223 @@
+"""Each thing that can go wrong with a launch, done to a real one: a sentence, and nothing left."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from launches import config, processes_of, run_of
+
+from chatlib.lab import LaunchError, RankFailed, RankStuck, launch, plan, runs
+
+pytestmark = [pytest.mark.launch, pytest.mark.timeout(120)]
+
+
+def fault(monkeypatch, **parts):
+    monkeypatch.setenv("CHATLIB_FAULT", ",".join(f"{k}={v}" for k, v in parts.items()))
+
+
+def launched_elsewhere(settings: str) -> subprocess.Popen:
+    """A process that launches, so that it can be killed or interrupted."""
+    code = f"from chatlib.lab import SFTConfig, launch; launch(SFTConfig({settings}))"
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return result
+
+
+def test_a_rank_that_raises(home, monkeypatch):
+    fault(monkeypatch, rank=1, step=3, kind="raise")
+    with pytest.raises(RankFailed, match=r"rank 1 of 2, at step 3 .*RuntimeError") as caught:
+        launch(config())
+    assert (caught.value.rank, caught.value.step) == (1, 3)
+    assert "in commit_fault" in caught.value.traceback
+    assert "in commit_fault" in caught.value.logs[1].read_text()
+    assert run_of(config()).status == "failed"
+    assert not processes_of(home)
+
+
+def test_a_rank_that_is_killed(home, monkeypatch):
+    fault(monkeypatch, rank=0, step=2, kind="kill")
+    monkeypatch.setenv("LIGHT_SECONDS", "0.2")
+    with pytest.raises(RankFailed, match=r"rank 0 .* SIGKILL, probably out of memory") as caught:
+        launch(config())
+    assert int(re.search(r"peak seen: (\d+) MiB", str(caught.value))[1]) > 5
+    assert not processes_of(home)
+
+
+def test_a_rank_that_leaves_early_with_code_0(home, monkeypatch):
+    fault(monkeypatch, rank=1, step=1, kind="exit0")
+    with pytest.raises(RankFailed, match=r"rank 1 .* left with exit code 0 before"):
+        launch(config())
+    assert not run_of(config()).complete
+    assert not processes_of(home)
+
+
+def test_a_rank_that_hangs(home, monkeypatch):
+    fault(monkeypatch, rank=1, step=2, kind="sleep")
+    monkeypatch.setenv("LIGHT_SECONDS", "0.5")  # the other rank is slow, not stuck
+    with pytest.raises(RankStuck) as caught:
+        launch(config(steps=10), timeout=2)
+    assert re.search(
+        r"rank 1: step 2 \(forward\), [23] s ago; in File .*commit_fault", str(caught.value)
+    )
+    logs = run_of(config(steps=10)).directory / "log"
+    assert all("light_stage.py" in (logs / f"rank{r}.stack.txt").read_text() for r in (0, 1))
+    assert not processes_of(home)
+
+
+def test_the_launching_process_is_killed_and_the_next_launch_starts_over(home, monkeypatch):
+    monkeypatch.setenv("LIGHT_SECONDS", "0.5")
+    process, run = launched_elsewhere("steps=400"), run_of(config(steps=400))
+    wait_until(lambda: runs.read_metrics(run.directory / "metrics.jsonl"))
+    assert run.status == "running"
+    with pytest.raises(LaunchError, match="in use by a live run"):
+        launch(config(steps=400))
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not processes_of(run.directory), 5)
+    assert run.status == "stopped"
+    monkeypatch.setenv("LIGHT_SECONDS", "0")
+    assert list(launch(config(steps=400)).metrics.step) == list(range(1, 401))
+
+
+def test_an_interrupt_leaves_no_process(home, monkeypatch):
+    monkeypatch.setenv("LIGHT_SECONDS", "0.5")
+    process, run = launched_elsewhere("steps=400"), run_of(config(steps=400))
+    wait_until(lambda: runs.read_metrics(run.directory / "metrics.jsonl"))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert not processes_of(home)
+    assert run.status == "interrupted"
+
+
+def test_deepspeeds_own_launcher_is_killed(home, monkeypatch):
+    monkeypatch.setenv("LIGHT_SECONDS", "0.5")
+    directory = run_of(config(steps=400)).directory
+
+    def kill_launcher():
+        wait_until(lambda: runs.read_metrics(directory / "metrics.jsonl"))
+        for process in processes_of(directory):
+            if "chatlib.train.worker" in process.cmdline() and "--module" in process.cmdline():
+                process.kill()
+
+    killer = threading.Thread(target=kill_launcher)
+    killer.start()
+    with pytest.raises(LaunchError, match=r"launcher ended .* no rank said why"):
+        launch(config(steps=400))
+    killer.join()
+    assert not processes_of(home)
+
+
+def test_a_port_that_was_taken_in_between(home, monkeypatch):
+    monkeypatch.setenv("CHATLIB_STAGE_MODULE", "gloo_stage")
+    free = plan.free_port
+    with socket.socket() as occupant:
+        occupant.bind(("0.0.0.0", 0))
+        occupant.listen()
+        ports = [occupant.getsockname()[1]]
+        monkeypatch.setattr(plan, "free_port", lambda: ports.pop() if ports else free())
+        run = launch(config(steps=2))
+    assert run.manifest["total"] == 6.0  # 1 + 2 on both ranks, added once more
+    log = (run.directory / "log" / "launcher.txt").read_text()
+    assert log.count("cmd = ") == 2
+
+
+@contextlib.contextmanager
+def small_disk(folder, kilobytes):
+    """A tmpfs of a given size, where mounting is permitted."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    if (
+        sys.platform != "linux"
+        or os.geteuid()
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_the_disk_fills_up_during_training(home, monkeypatch):
+    monkeypatch.setenv("LIGHT_BYTES", "100000")
+    with small_disk(home, 400):
+        with pytest.raises(RankFailed, match=r"OSError: \[Errno 28\].*the disk is full: free"):
+            launch(config(steps=50))
+        assert not run_of(config(steps=50)).complete
+    assert not processes_of(home)
+
+
+def test_a_file_size_quota(home, monkeypatch):
+    monkeypatch.setenv("LIGHT_BYTES", "100000")
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)\n"
+    code = limited + "from chatlib.lab import SFTConfig, launch; launch(SFTConfig(steps=50))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.search(r"RankFailed.*Errno 27.*the disk is full: free", process.stderr)
+    assert not processes_of(home)
+
+
+def test_the_disk_is_full_at_the_start(home):
+    full = pytest.raises(LaunchError, match=r"the disk that holds .* is full; free some space")
+    with small_disk(home, 24), full:
+        launch(config())
+    assert not processes_of(home)
+
+
+def test_killed_during_a_checkpoint_then_resumed(home, monkeypatch):
+    settings = config(steps=6, save_every=2, keep_checkpoints=1)
+    fault(monkeypatch, rank=0, step=4, kind="kill", where="checkpoint")
+    with pytest.raises(RankFailed, match=r"rank 0 of 2, at step 4 \(checkpoint\), was killed"):
+        launch(settings)
+    monkeypatch.delenv("CHATLIB_FAULT")
+    with pytest.warns(UserWarning, match=r"step-00000004.tmp was not finished and is skipped"):
+        run = launch(settings, resume=True)
+    assert run.manifest["started_at_step"] == 2
+    assert list(run.metrics.step) == [1, 2, 3, 4, 5, 6]
+    assert [p.name for p in (run.directory / "checkpoint").iterdir()] == ["step-00000006"]
+
+
+def test_two_launches_side_by_side(home):
+    finished = []
+    threads = [
+        threading.Thread(target=lambda seed=seed: finished.append(launch(config(seed=seed))))
+        for seed in (1, 2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(run.manifest["seed"] for run in finished) == [1, 2]
+    assert not processes_of(home)
+
+
+def listening() -> int:
+    return sum(c.status == psutil.CONN_LISTEN for c in psutil.Process().net_connections())
+
+
+@pytest.mark.timeout(900)
+def test_launches_one_after_another_leak_nothing(home):
+    """Two by default, fifty with CHATLIB_SLOW=1."""
+    me, shared = psutil.Process(), set(os.listdir("/dev/shm"))
+    launch(config(seed=100))
+    before = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)), listening())
+    for seed in range(50 if os.environ.get("CHATLIB_SLOW") else 1):
+        run = launch(config(seed=seed))
+    after = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)), listening())
+    assert after == before
+    assert not processes_of(home)
+    assert not {name for name in set(os.listdir("/dev/shm")) - shared if "torch" in name}
+    assert not list(run.directory.rglob(".*"))  # temporary files

@@ -1,0 +1,149 @@
+"""What a launch leaves, when it does not start, and what it says then. Faults: test_faults.py."""
+
+import fcntl
+import json
+import subprocess
+import sys
+
+import pytest
+from launches import config, launching, processes_of, run_of
+
+from chatlib.lab import LaunchError, failures, launch, runs
+from chatlib.lab.failures import failure
+
+
+@pytest.mark.launch
+@pytest.mark.timeout(120)
+def test_a_launch_keeps_the_run_contract_and_is_found_again(home):
+    run = launch(config(steps=3), ranks=1)
+    found = {path.name for path in run.directory.iterdir()}
+    assert found >= {"config.json", "deepspeed.json", "metrics.jsonl", "log", "model", "lock"}
+    assert launching.StageConfig and run.config == config(steps=3, ranks=1).model_dump(mode="json")
+    facts = run.manifest
+    assert facts["status"] == "complete" and facts["world"] == 1 and facts["tokens"] == 30
+    assert facts["seed"] == 0 and facts["device"] and set(facts["data"]) == {"shop"}
+    assert {"torch", "deepspeed", "python"} <= set(facts["versions"])
+    assert facts["seconds"] > 0.5 and len(facts["peak_bytes"]) == 1
+    assert list(run.metrics.step) == [1, 2, 3]
+    written = (run.directory / "manifest.json").stat().st_mtime_ns
+    assert launch(config(steps=3), ranks=1) == run
+    assert (run.directory / "manifest.json").stat().st_mtime_ns == written
+    assert not processes_of(home)
+
+
+def unfinished(settings, checkpoint=None):
+    directory = run_of(settings).directory
+    directory.mkdir(parents=True)
+    runs.write_json(directory / "config.json", settings.model_dump(mode="json"))
+    runs.write_json(directory / "manifest.json", {"status": "running"})
+    if checkpoint:
+        temporary = runs.checkpoint_path(directory, checkpoint).with_suffix(".tmp")
+        temporary.mkdir(parents=True)
+        (temporary / "state").write_text("x")
+        runs.commit_checkpoint(temporary, runs.checkpoint_path(directory, checkpoint), 1)
+    return directory
+
+
+def refused(match, **options):
+    with pytest.raises(LaunchError, match=match) as caught:
+        launch(config(), **options)
+    return str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written(home, monkeypatch):
+    (home / "file").write_text("")
+    monkeypatch.setenv("CHATLIB_RUNS", str(home / "file" / "runs"))
+    refused(r"cannot be written \(Not a directory\); set CHATLIB_RUNS")
+
+
+def test_a_directory_that_holds_something_else(home):
+    directory = run_of(config()).directory
+    directory.mkdir()
+    (directory / "thesis.tex").write_text("precious")
+    refused(r"holds something else \(thesis.tex\) and is left alone; move it")
+    assert (directory / "thesis.tex").read_text() == "precious"
+    assert [path.name for path in directory.iterdir()] == ["thesis.tex"]
+
+
+def test_a_directory_in_use(home):
+    directory = unfinished(config())
+    with open(directory / "lock", "w") as lock:
+        lock.write("4711")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(r"in use by a live run \(process 4711\); wait for it or stop it")
+        assert run_of(config()).status == "running"
+
+
+def test_a_checkpoint_is_not_overwritten_by_starting_over(home):
+    directory = unfinished(config(), checkpoint=40)
+    refused("unfinished run with a checkpoint of step 40; continue with resume=True or remove")
+    assert runs.newest_checkpoint(directory)
+
+
+def test_a_config_that_was_edited_in_the_run_directory(home):
+    directory = unfinished(config(), checkpoint=40)
+    edited = {**config().model_dump(mode="json"), "learning_rate": 1.0}
+    (directory / "config.json").write_text(json.dumps(edited))
+    refused(r"config.json was changed after .* \(learning_rate\)", resume=True)
+
+
+def test_a_changed_config_under_resume(home):
+    other = config(learning_rate=0.5, seed=3)
+    unfinished(other, checkpoint=40)
+    name = run_of(other).name
+    refused(f"unfinished run {name} differs in seed, learning_rate: restore that", resume=True)
+    assert not run_of(config()).directory.exists()
+
+
+def state(rank, **facts):
+    return {"rank": rank, "status": "failed", "step": 2, "time": 10.0 + rank, **facts}
+
+
+@pytest.mark.parametrize(
+    "states, culprit",
+    [
+        ([state(0, error="ValueError: x"), state(1, error="RuntimeError: closed by peer")], 0),
+        # a rank that lost its peer can be faster to say so than the peer's end is seen
+        (
+            [
+                state(0, error="RuntimeError: Connection reset by peer"),
+                state(1, status="ended", signal=9),
+            ],
+            1,
+        ),
+        ([state(0, status="ended", signal=15), state(1, error="KeyError: 'loss'")], 1),
+        ([state(0, error="OSError: a"), state(1, error="OSError: b")], 0),
+    ],
+)
+def test_the_rank_that_began_it_is_named(home, states, culprit):
+    (home / "log").mkdir()
+    for one in states:
+        one.setdefault("error", "")
+        runs.write_state(runs.state_path(home, one["rank"]), one)
+    assert failure(runs.Run(home), 2, 1).rank == culprit
+
+
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        (3, "exit code 3"),
+        (-9, "SIGKILL, probably out of memory"),
+        (-7, "SIGBUS, probably shared memory full"),
+        (-11, "SIGSEGV"),
+    ],
+)
+def test_exit_codes_in_words(code, words):
+    assert failures.describe_code(code) == words
+
+
+def test_a_rank_that_is_done_may_be_silent_while_another_works():
+    done, busy = {"status": "done"}, {"status": "running"}
+    assert launching.silences([done, busy], [9.0, 1.0]) == [0.0, 1.0]
+    assert launching.silences([done, done], [9.0, 1.0]) == [9.0, 1.0]
+
+
+def test_notebooks_import_the_lab_without_torch():
+    code = "import sys, chatlib.lab; print([m for m in sys.modules if m in {'torch', 'deepspeed', 'transformers', 'pandas'}])"  # noqa: E501
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr

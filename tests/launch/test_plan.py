@@ -1,0 +1,116 @@
+"""Dry runs: the arithmetic against sums by hand, and what is printed."""
+
+import math
+
+import pytest
+from launches import config
+
+from chatlib.lab import PPOConfig, TinyModel, launch, plan, runs
+from chatlib.lab.config import Lora
+from chatlib.lab.deepspeed_json import all_deepspeed_json, deepspeed_json, resolve_dtype
+
+PSI = 1000
+
+
+@pytest.mark.parametrize(
+    "stage, dtype, expected",
+    [  # 16 bytes a weight unpartitioned; Rajbhandari et al. 2020, figure 1, for 4 ranks
+        (0, "fp32", (4000, 4000, 8000)),
+        (0, "bf16", (2000, 2000, 12000)),
+        (1, "bf16", (2000, 2000, 3000)),
+        (2, "bf16", (2000, 500, 3000)),
+        (3, "bf16", (500, 500, 3000)),
+    ],
+)
+def test_zero_divides_what_it_partitions(stage, dtype, expected):
+    assert tuple(plan.state_bytes(PSI, PSI, 4, stage, dtype).values()) == expected
+
+
+def test_the_tiny_models_weights_are_counted_as_transformers_counts_them():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tiny = TinyModel(hidden_size=32, layers=3, heads=2, vocab_size=300)
+    shape = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(shape)
+    assert plan.trained(plan.tiny_shapes(tiny), None) == model.num_parameters()
+    by_hand = 3 * 2 * (4 * (32 + 32))  # layers x (q, v) x rank (in + out)
+    assert plan.trained(plan.tiny_shapes(tiny), Lora(lora_dim=4)) == by_hand
+
+
+def test_a_stored_models_weights_are_read_from_its_headers(home):
+    import torch
+    from safetensors.torch import save_file
+
+    weights = {"a.weight": torch.zeros(3, 5), "b.bias": torch.zeros(7), "c": torch.tensor(1.0)}
+    save_file(weights, home / "model.safetensors", metadata={"format": "pt"})
+    shapes = plan.stored_shapes(home)
+    assert sum(map(math.prod, shapes.values())) == 15 + 7 + 1
+
+
+def test_ppo_counts_four_models_and_its_own_batches(home):
+    for name in ("sft-1", "reward-1"):
+        import torch
+        from safetensors.torch import save_file
+
+        (home / name / "model").mkdir(parents=True)
+        save_file({"w.weight": torch.zeros(1000)}, home / name / "model" / "model.safetensors")
+        runs.write_json(home / name / "manifest.json", {"status": "complete"})
+    ppo = PPOConfig(model="run:sft-1", reward_model="run:reward-1", ranks=2, minibatches=2)
+    parts = plan.memory(ppo, "cpu")
+    assert parts["reference and reward model"] == parts["weights"] == 8000
+    assert parts["optimizer"] == 16000
+    assert plan.batch_line(ppo).startswith("16 micro x 1 accumulation x 2 ranks = 32 examples")
+    assert "64 answers and 4 optimizer steps an iteration" in plan.batch_line(ppo)
+    documents = all_deepspeed_json(ppo.model_copy(update={"critic_zero_stage": 3}), "cpu")
+    assert {k: d["zero_optimization"]["stage"] for k, d in documents.items()} == {
+        "actor": 0,
+        "critic": 3,
+    }
+
+
+def test_the_number_format_follows_the_device():
+    assert resolve_dtype(config(), "cpu") == "fp32"
+    assert resolve_dtype(config(), "cuda") == "bf16"
+    assert deepspeed_json(config(dtype="fp16"), "cuda")["fp16"] == {"enabled": True}
+    assert not {"fp16", "bf16"} & set(deepspeed_json(config(), "cpu"))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_understands_its_configuration(stage, tmp_path):
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    settings = config(zero_stage=stage, offload=True, enable_tensorboard=True)
+    document = deepspeed_json(settings, "cpu", directory=tmp_path)
+    zero = DeepSpeedZeroConfig(**document["zero_optimization"])
+    assert zero.stage == stage
+    assert (zero.offload_optimizer is not None) == (stage > 0)
+    assert (zero.offload_param is not None) == (stage == 3)
+    assert document["tensorboard"]["output_path"].startswith(str(tmp_path))
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(home, capsys, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(plan, "cores", lambda: 8)
+    run = launch(config(batch_size=24, gradient_accumulation_steps=3), dry_run=True)
+    printed = capsys.readouterr().out
+    assert "deepspeed --num_gpus 2 --master_port PORT --module chatlib.train.worker" in printed
+    assert "OMP_NUM_THREADS=4" in printed and "DS_ACCELERATOR" not in printed
+    assert "4 micro x 3 accumulation x 2 ranks = 24 examples" in printed
+    assert "weights 3.0 MiB" in printed and '"gradient_accumulation_steps": 3' in printed
+    assert not run.directory.exists()
+
+
+def test_selected_gpus_are_passed_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
+    assert plan.command(tmp_path, 2, 1, None)[1:3] == ["--include", "localhost:3,5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert plan.command(tmp_path, 2, 1, None)[1:3] == ["--num_gpus", "2"]

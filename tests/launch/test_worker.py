@@ -1,0 +1,53 @@
+"""One rank without a launcher: how it ends is written down, and its exit code tells."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from launches import config
+
+from chatlib.lab import runs
+
+
+def work(home, fault=""):
+    (home / "log").mkdir()
+    runs.write_json(home / "config.json", config(ranks=1).model_dump(mode="json"))
+    command = [sys.executable, "-m", "chatlib.train.worker", "--run", str(home)]
+    environment = os.environ | {"CHATLIB_FAULT": fault}
+    code = subprocess.run(command, env=environment, timeout=60).returncode
+    return code, runs.read_json(runs.state_path(home, 0))
+
+
+def test_a_rank_that_finishes_completes_the_manifest(home):
+    code, state = work(home)
+    assert (code, state["status"], state["code"]) == (0, "done", 0)
+    assert runs.Run(home).complete
+    assert 5e6 < runs.Run(home).manifest["peak_bytes"][0] < 5e8
+
+
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        ("raise", {"status": "failed", "code": 1, "signal": None}),
+        ("kill", {"status": "ended", "code": None, "signal": 9}),
+        ("exit0", {"status": "ended", "code": 0, "signal": None}),
+    ],
+)
+def test_a_rank_that_fails_says_so_and_its_exit_code_is_never_0(home, kind, expected):
+    code, state = work(home, f"rank=0,step=2,kind={kind}")
+    assert code != 0 and state["step"] == 2
+    assert {name: state[name] for name in expected} == expected
+    assert not runs.Run(home).complete
+
+
+def test_a_rank_whose_stage_cannot_be_imported(home, monkeypatch):
+    monkeypatch.setenv("CHATLIB_STAGE_MODULE", "no_such_stage")
+    code, state = work(home)
+    assert code and "ModuleNotFoundError: No module named 'no_such_stage'" in state["error"]
+
+
+def test_a_bad_fault_is_told_by_the_log(home):
+    code, state = work(home, "rank=x")
+    assert code and state["status"] == "ended"
+    assert "CHATLIB_FAULT is 'rank=x'" in (home / "log" / "rank0.txt").read_text()
