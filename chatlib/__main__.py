@@ -75,10 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
         add_fields(stage, model)
         stage.set_defaults(run=run_stage)
     e2e = commands.add_parser(
-        "e2e", help="the three stages in order, by the recipe of a profile", allow_abbrev=False
+        "e2e", help="the three stages in order, by the book's recipes", allow_abbrev=False
     )
     add_launch_options(e2e)
-    e2e.add_argument("--profile", help="laptop, gpu, node or cluster; detected when not given")
     e2e.add_argument("--seed", type=int, default=0, help="of all three stages (default 0)")
     e2e.set_defaults(run=run_e2e)
     listed = commands.add_parser("runs", help="the runs on this machine, finished or not")
@@ -166,14 +165,9 @@ def run_e2e(options: argparse.Namespace, _: list[str]) -> int:
     """SFT, reward model and PPO in order; finished ones are found, not repeated."""
     from chatlib.lab import profiles
 
-    recipe = profiles.recipe(options.profile, seed=options.seed)
-    sft = launch_with(recipe.sft(), options)
-    if options.dry_run:
-        print("(reward and ppo start from this run; they can be planned when it is finished)")
-        return 0
-    reward = launch_with(recipe.reward(sft), options)
-    ppo = launch_with(recipe.ppo(sft, reward), options)
-    print(table([sft, reward, ppo]))
+    finished = [launch_with(profiles.recipe(name, options.seed), options) for name in stages.STAGES]
+    if not options.dry_run:
+        print(table(finished))
     return 0
 
 

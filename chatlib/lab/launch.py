@@ -68,6 +68,8 @@ def launch(
     if dry_run:
         print(plan.describe(config, run.directory))
     elif not run.complete:
+        for model in runs.models_of(config):
+            runs.resolve(model)  # a missing one is told now, not by a rank
         if resume:
             refuse_changed_config(run, config)
         with claimed(run.directory):

@@ -126,10 +126,13 @@ def tiny_shapes(model: TinyModel) -> Shapes:
 
 
 def shapes_of(model: TinyModel | str) -> Shapes | None:
-    """The weights of a model that a configuration names; None when it is not on this machine."""
+    """The weights of a model that a configuration names; None when it is not here (yet)."""
     if isinstance(model, TinyModel):
         return tiny_shapes(model)
-    place = runs.resolve(model)
+    try:
+        place = runs.resolve(model)
+    except runs.RunError:
+        return None
     return stored_shapes(place) if isinstance(place, Path) else None
 
 
@@ -202,7 +205,7 @@ def _memory_lines(config: StageConfig, device: str) -> list[str]:
     """Memory and checkpoint size, or why they are not known."""
     parts = memory(config, device)
     if parts is None:
-        return ["memory       unknown: the model is not on this machine yet"]
+        return ["memory       unknown: a model is not on this machine, or not trained yet"]
     shown = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items())
     held = parts["weights"] + parts["optimizer"]
     kept = f"{config.keep_checkpoints} kept" if config.save_every else "none: save_every is 0"

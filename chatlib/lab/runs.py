@@ -99,11 +99,16 @@ def content_fingerprint(name: str) -> str:
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
+def models_of(config: StageConfig) -> list[str]:
+    """The references to models in a configuration."""
+    named = (getattr(config, field, None) for field in ("model", "reward_model"))
+    return [model for model in named if isinstance(model, str)]
+
+
 def fingerprints(config: StageConfig) -> dict[str, str]:
     """The fingerprint of every source and of every model that the configuration names."""
-    names = [source.name for source in config.sources]
-    names += [m for m in (getattr(config, k, None) for k in ("model", "reward_model")) if m]
-    return {name: content_fingerprint(name) for name in names if isinstance(name, str)}
+    names = [source.name for source in config.sources] + models_of(config)
+    return {name: content_fingerprint(name) for name in names}
 
 
 def run_name(config: StageConfig, prints: dict[str, str] | None = None) -> str:

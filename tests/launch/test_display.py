@@ -54,7 +54,8 @@ def test_the_figure_in_a_notebook_shows_bar_numbers_and_curve():
     assert display.sparkline([1.0]) == display.sparkline([float("nan"), 2.0]) == ""
 
 
-def test_an_executed_notebook_stores_nothing(tmp_path, monkeypatch):
+def executed(tmp_path, monkeypatch):
+    """The outputs of a cell that shows progress, executed as nbconvert would, and the lines."""
     nbclient = pytest.importorskip("nbclient")
     steps = tmp_path / "steps.txt"
     monkeypatch.setenv("CHATLIB_PROGRESS_FILE", str(steps))
@@ -62,5 +63,16 @@ def test_an_executed_notebook_stores_nothing(tmp_path, monkeypatch):
     source += "    show([{'step': 2, 'loss': 1.0}])"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
-    assert notebook.cells[0].outputs == []
-    assert steps.read_text().splitlines()[-1] == "sft-1: step 2/2  loss 1.000"
+    return notebook.cells[0].outputs, steps.read_text().splitlines()
+
+
+def test_an_executed_notebook_stores_nothing(tmp_path, monkeypatch):
+    outputs, lines = executed(tmp_path, monkeypatch)
+    assert outputs == []
+    assert lines[-1] == "sft-1: step 2/2  loss 1.000"
+
+
+def test_the_bar_of_a_live_notebook_ends_empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHATLIB_PROGRESS", "bar")
+    outputs, _ = executed(tmp_path, monkeypatch)
+    assert [output.data for output in outputs] == [{}]

@@ -36,7 +36,6 @@ def test_options_win_over_the_file(home, capsys):
         (["sft", "--steps", "many"], "`steps` is 'many': Input should be a valid integer"),
         (["sft", "--batch_size", "7"], "batch_size 7 cannot be divided among ranks 2"),
         (["reward"], "`model`: Field required"),
-        (["reward", "--model", "run:none"], "run:none is no finished run in"),
         (["sft", "--sources", "gone.json"], "gone.json cannot be read (No such file"),
         (["sft", "--config", "gone.json"], "No such file or directory: 'gone.json'"),
     ],
@@ -45,6 +44,21 @@ def test_bad_input_gets_a_sentence(home, capsys, arguments, sentence):
     assert main([*arguments, "--dry-run"]) == 2
     captured = capsys.readouterr()
     assert sentence in captured.err and "Traceback" not in captured.err
+
+
+def test_a_model_that_was_not_trained_yet(home, capsys):
+    assert main(["reward", "--model", "run:none"]) == 2
+    assert "run:none is no finished run in" in capsys.readouterr().err
+    assert list(home.iterdir()) == []
+    assert main(["reward", "--model", "run:none", "--dry-run"]) == 0
+    assert "unknown: a model is not on this machine" in capsys.readouterr().out
+
+
+def test_the_whole_pipeline_can_be_planned_before_anything_is_trained(home, capsys):
+    assert main(["e2e", "--dry-run", "--seed", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert [printed.count(f"{stage}-") > 0 for stage in STAGES] == [True] * 3
+    assert list(home.iterdir()) == []
 
 
 def test_a_config_file_that_is_no_json(home, capsys):
