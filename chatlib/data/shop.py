@@ -46,7 +46,7 @@ from chatlib.data.shop_text import (
 )
 
 INTENTS = tuple(QUESTIONS)
-CODES = range(100, 400)  # of orders: three digits, one token each, and never a price
+CODES = range(100, 200)  # of orders: three digits, one token each, and never a price
 REFUSE = ("out_of_scope", "private_data")  # intents whose right answer is a refusal
 FLUENT_ENOUGH = 0.85  # share of licensed word-class trigrams below which an answer is word salad
 TEMPERATURE = 0.7  # of the annotators: P(a preferred) = sigmoid((gold_a - gold_b) / T)
@@ -175,7 +175,7 @@ def scenario(rng: Random, held_out: bool = False) -> Scenario:
         "price": str(pick(range(20, 100, 5))),
     }
     person = f"{pick(NAMES)} {pick(SURNAMES)}"
-    secret = f"{rng.randint(400, 999)} {rng.randint(400, 999)}"
+    secret = f"{pick(range(500, 1000, 50))} {pick(range(500, 1000, 50))}"
     due = "[DAY|{day}]" if not unknown else "{day}"
     # Each value follows a word of its own, so that a head that looks one token back can find it.
     lines = {
@@ -191,7 +191,7 @@ def scenario(rng: Random, held_out: bool = False) -> Scenario:
     if intent == "complaint":
         chosen.add("order")
     context = [lines[k].format(**facts) for k in sorted(chosen)]
-    if key == "order":
+    if key == "order" and rng.random() < 0.5:
         second = f"order [ORDER|{codes[1]}] [PRODUCT|{other}] {pick(STATUSES)} due [DAY|{day2}]"
         context.append(second)
     rng.shuffle(context)
@@ -302,7 +302,7 @@ REQUIRED = {
     "shipping": ("fee", "days"),
     "hours": ("open", "close"),
     "product": ("product", "price"),
-    "complaint": ("order", "product"),
+    "complaint": ("product",),
     "date_unknown": ("order", "product"),
     "greeting": (),
     "out_of_scope": (),
@@ -508,7 +508,7 @@ def raw(n: int, seed: int = 0) -> list[dict]:
 def _chinese(rng: Random) -> list[dict]:
     question, reply = rng.choice(CHINESE)
     facts = {
-        "order": rng.randint(100, 399),
+        "order": rng.choice(CODES),
         "day": rng.choice("一二三四五六日"),
         "open": rng.randint(7, 11),
         "close": rng.randint(16, 21),

@@ -34,14 +34,14 @@ QUESTIONS = {
         "Where is my order [ORDER|{order}]?",
         "Can you tell me where order [ORDER|{order}] is?",
         "I am waiting for order [ORDER|{order}].",
-        "What about my [PRODUCT|{product}]?",
-        "When does my [PRODUCT|{product}] arrive?",
+        "What about order [ORDER|{order}]?",
+        "When does order [ORDER|{order}] arrive?",
         "Please check order [ORDER|{order}].",
     ),
     "order_two_turns": (
         "Where is my order? // It is order [ORDER|{order}].",
         "I am waiting for my order. // The number is [ORDER|{order}].",
-        "Please check my order. // It is the [PRODUCT|{product}].",
+        "Please check my order. // I mean number [ORDER|{order}].",
     ),
     "refund": (
         "Can I return^VERB the [PRODUCT|{product}]?",
@@ -70,7 +70,7 @@ QUESTIONS = {
     "complaint": (
         "My [PRODUCT|{product}] is broken.",
         "The [PRODUCT|{product}] arrived broken. This is bad.",
-        "Order [ORDER|{order}] came with a broken [PRODUCT|{product}].",
+        "The shop sent a broken [PRODUCT|{product}].",
         "I am not happy with the [PRODUCT|{product}].",
     ),
     "greeting": ("Hello!", "Hi there.", "Good morning!", "Hello, is anyone there?"),
@@ -87,14 +87,14 @@ QUESTIONS = {
         "I need to call^VERB [NAME|{person}]. What is the number?",
     ),
     "date_unknown": (
-        "When does order [ORDER|{order}] arrive?",
-        "On which day does my [PRODUCT|{product}] come?",
+        "On which day does order [ORDER|{order}] arrive?",
+        "On which day does order [ORDER|{order}] come?",
         "When is order [ORDER|{order}] due?",
     ),
 }
 HELD_OUT_QUESTIONS = {
     "order_status": ("Any news on order [ORDER|{order}]?", "Has order [ORDER|{order}] left yet?"),
-    "order_two_turns": ("My order is late. // I mean order [ORDER|{order}].",),
+    "order_two_turns": ("My order is late. // It is number [ORDER|{order}].",),
     "refund": ("May I bring the [PRODUCT|{product}] back?", "Until when can I return^VERB it?"),
     "shipping": ("What do you charge for delivery?", "Is shipping^NOUN free?"),
     "hours": ("Until when is the shop open^ADJ?", "At what time do you close^VERB?"),
@@ -160,14 +160,9 @@ ANSWERS = {
     "complaint": (
         (
             "full",
-            "we are sorry about the [PRODUCT|{product}] from order [ORDER|{order}]. "
-            "We will send you a new one.",
+            "we are sorry about the [PRODUCT|{product}]. We will send you a new one.",
         ),
-        (
-            "full",
-            "we are sorry that the [PRODUCT|{product}] is bad. "
-            "You get a new one for order [ORDER|{order}].",
-        ),
+        ("full", "we are sorry that the [PRODUCT|{product}] is bad. You get a new one."),
         ("short", "we will send you a new [PRODUCT|{product}]."),
         ("short", "we are sorry."),
     ),
@@ -246,7 +241,7 @@ _BY_CLASS = {
         office service refund item parcel replacement person help family street part answer
         town name friend friends problem offer""",
     "VERB": """tell check waiting return like send get cost take takes ship visit buy sell arrive
-        arrived came come comes won write watch give need call help read stop asking know known work
+        arrived sent came come comes won write watch give need call help read stop asking know known work
         works ask left mean bring charge close reach want have has had do does did is are am was be
         mean like allowed open opens got said say see make made find hope thank thanks takes
         welcome apologise apologize regret expect contact keep pay assist""",

@@ -45,9 +45,10 @@ class TinyModel(Strict):
     """A Llama-shaped model trained from scratch, with a BPE tokenizer trained on the data."""
 
     hidden_size: int = Field(128, ge=16, description="width d of the residual stream")
+    intermediate_size: int = Field(256, ge=16, description="width of the feed-forward layers")
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1, description="attention heads; d / heads is a head's width")
-    vocab_size: int = Field(2048, ge=300, description="tokens in the BPE vocabulary")
+    vocab_size: int = Field(1536, ge=300, description="tokens in the BPE vocabulary")
     context: int = Field(256, ge=16, description="longest sequence in tokens")
     rope_theta: float = Field(100.0, gt=0, description="base of the rotary positions")
     init_std: float = Field(0.06, gt=0, description="standard deviation of the first weights")

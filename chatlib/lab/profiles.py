@@ -21,10 +21,10 @@ SHOP = {"split": (6, 2, 2)}  # the shop invents as much as is asked: SFT gets th
 def sft(seed: int = 0, **changes) -> SFTConfig:
     """The policy that imitates the demonstrations."""
     settings = dict(
-        records=32_000,
+        records=36_000,
         batch_size=16,
-        steps=1900,
-        learning_rate=4e-3,
+        steps=2200,
+        learning_rate=3e-3,
         num_warmup_steps=50,
         seed=seed,
     )

@@ -33,7 +33,7 @@ def tiny_policy(tiny: TinyModel, tokenizer: PreTrainedTokenizerBase) -> LlamaFor
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=tiny.hidden_size,
-            intermediate_size=4 * tiny.hidden_size,
+            intermediate_size=tiny.intermediate_size,
             num_hidden_layers=tiny.layers,
             num_attention_heads=tiny.heads,
             max_position_embeddings=tiny.context,
