@@ -98,7 +98,7 @@ def _emoji_name(found: regex.Match) -> str:
 
 
 # --- personal data
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
+EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
 _PHONE = re.compile(r"(?<![\w.,+/-])(?:\+|\()?\d(?:[ .\-/()]{0,2}\d){6,14}(?![\w/]|[.,-]\d)")
 _NO_PHONE = re.compile(
     r"\d{4}([-./])\d{1,2}\1\d{1,2}"  # a date, year first
@@ -116,7 +116,7 @@ def redact(text: str) -> str:
     A number is taken for a telephone's when it is written like one: with +, separators, or ten
     digits in a row. Dates, IP addresses and grouped thousands are left alone.
     """
-    text = _EMAIL.sub("[EMAIL]", text)
+    text = EMAIL.sub("[EMAIL]", text)
     return _PHONE.sub(lambda n: n[0] if _NO_PHONE.fullmatch(n[0]) else "[PHONE]", text)
 
 

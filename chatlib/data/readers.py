@@ -226,11 +226,7 @@ def _document_rows(path: Path, opener: Callable) -> Iterator[tuple[int, object]]
     An element that does not parse is reported, and reading goes on at the next line that
     opens an object at the first element's indentation.
     """
-    with opener(path, "rb") as file:
-        try:
-            text = file.read().decode("utf-8-sig", "surrogateescape")
-        except (OSError, EOFError, zlib.error) as error:
-            raise Unreadable(f"{path}: the compressed file breaks off ({error})") from None
+    text = _whole_text(path, opener)
     decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
     at = between.match(text, re.match(r"\s*\[?", text).end()).end()
     indent = text[text.rfind("\n", 0, at) + 1 : at]
@@ -247,9 +243,18 @@ def _document_rows(path: Path, opener: Callable) -> Iterator[tuple[int, object]]
                 yield line, BadRecord("what follows the malformed element cannot be read either")
                 return
             at = found.end()
-            continue
-        yield line, _too_long(end - at) if end - at > MAX_BYTES else value
-        at = between.match(text, end).end()
+        else:
+            yield line, _too_long(end - at) if end - at > MAX_BYTES else value
+            at = between.match(text, end).end()
+
+
+def _whole_text(path: Path, opener: Callable) -> str:
+    """A file's text; bytes that are not UTF-8 become lone surrogates. Raises `Unreadable`."""
+    try:
+        with opener(path, "rb") as file:
+            return file.read().decode("utf-8-sig", "surrogateescape")
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(f"{path}: the compressed file breaks off ({error})") from None
 
 
 def _hub_rows(name: str) -> Iterator[tuple[int, object]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 from chatlib.data.schema import Record, content_hash
 
@@ -67,32 +66,3 @@ def hold_out(records: list[Record], n: int, seed: int = 0) -> tuple[list[Record]
             break
     train = [record for i, record in enumerate(records) if i not in taken]
     return train, [records[i] for i in sorted(taken)]
-
-
-def fingerprint(sources: Iterable[object]) -> str:
-    """sha256 over what the sources hold: files' bytes, a folder's files, `shop`'s program.
-
-    A source is a name or has a `.name`. Of a hub data set only the name and revision are known
-    without a download, so they stand for it. Raises `FileNotFoundError` naming the source.
-    """
-    digest = hashlib.sha256()
-    for source in sources:
-        name = str(source if isinstance(source, str | Path) else source.name)
-        for file in _files(name):
-            content = file.read_bytes()
-            digest.update(len(content).to_bytes(8, "big") + content)
-        if name.startswith("hub:"):
-            digest.update(name.encode())
-    return digest.hexdigest()
-
-
-def _files(name: str) -> list[Path]:
-    """The local files behind a source. Raises `FileNotFoundError`."""
-    here, path = Path(__file__).parent, Path(name.removeprefix("hub:"))
-    if name == "shop":
-        return [here / "shop.py", here / "shop_text.py"]
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.is_file())
-    if not path.is_file() and not name.startswith("hub:"):
-        raise FileNotFoundError(f"{name}: no such file; check the name and the folder")
-    return [path] if path.is_file() else []

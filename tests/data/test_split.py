@@ -1,8 +1,6 @@
-"""Splits: disjoint in prompts, in proportion, stable, and a fingerprint that sees every byte."""
+"""Splits: disjoint in prompts, in proportion, and stable."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 
 from chatlib.data.readers import read
 from chatlib.data.schema import Dialogue, Preference, content_hash
-from chatlib.data.split import fingerprint, hold_out, split
+from chatlib.data.split import hold_out, split
 
 
 def asked(question, answer="Yes."):
@@ -73,22 +71,6 @@ def test_hold_out_takes_exactly_n_of_distinct_prompts_and_is_no_part_of_split():
     assert all(len(part) > 20 for part in split(held).values())
     assert hold_out(RECORDS, 256, seed=1)[1] != held
     assert hold_out(RECORDS, 0) == (RECORDS, [])
-
-
-def test_fingerprint_sees_content_order_and_program(tmp_path):
-    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    a.write_text("x")
-    b.write_text("y")
-    first = fingerprint([a, b])
-    assert first == fingerprint([SimpleNamespace(name=str(a)), str(b)])
-    assert first != fingerprint([b, a])
-    b.write_text("z")
-    assert first != fingerprint([a, b])
-    assert fingerprint([f"hub:{tmp_path}"]) != fingerprint(["hub:somebody/something"])
-    assert fingerprint(["hub:x@1"]) != fingerprint(["hub:x@2"])
-    assert len(fingerprint(["shop"])) == 64
-    with pytest.raises(FileNotFoundError, match=r"missing\.jsonl: no such file"):
-        fingerprint([tmp_path / "missing.jsonl"])
 
 
 def test_real_records_split_without_overlap(real):
