@@ -43,13 +43,10 @@ clean: ## remove what was built; the environment and your own runs stay
 	rm -rf _build
 
 # One environment for everything. The exact torch first: an open range would take another build.
-# DeepSpeed's shared-memory operator is compiled here once, not in the middle of the first run.
 $(READY): pyproject.toml .ci/constraints.txt
 	@echo "--- setting up $(VENV): a few minutes, once"
 	$(PYTHON) .ci/machine.py
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) '$(TORCH)'
 	$(PIP) --editable '.[book,test]'
-	@echo "--- compiling DeepSpeed's shared-memory operator"
-	DS_ACCELERATOR=cpu PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -c 'from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().is_compatible() and B().load()'
 	@touch $@

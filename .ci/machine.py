@@ -4,10 +4,7 @@ Runs under the machine's own Python, before there is an environment; standard li
 """
 
 import importlib.util
-import os
-import shutil
 import sys
-import sysconfig
 
 VERSION = sys.version_info[:2]
 
@@ -15,8 +12,6 @@ VERSION = sys.version_info[:2]
 def missing() -> list:
     """One sentence for each thing that is not there."""
     here = ".".join(map(str, VERSION))
-    header = os.path.join(sysconfig.get_paths()["include"], "Python.h")
-    compiler = os.environ.get("CXX") or "c++"
     wants = [
         (
             (3, 10) <= VERSION <= (3, 13),
@@ -26,11 +21,6 @@ def missing() -> list:
             importlib.util.find_spec("ensurepip"),
             f"no module ensurepip in Python {here}; on Debian: apt install python{here}-venv",
         ),
-        (
-            os.path.exists(header),
-            f"no Python.h of Python {here}; on Debian: apt install python{here}-dev",
-        ),
-        (shutil.which(compiler), f"no C++ compiler {compiler!r}; on Debian: apt install g++"),
     ]
     return [sentence for found, sentence in wants if not found]
 
