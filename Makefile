@@ -31,7 +31,7 @@ refresh: $(READY) ## execute the tracked notebooks in place and store their outp
 	CHATLIB_RUNS=$(CURDIR)/_build/refresh/runs $(PY) -m chatlib.book refresh $(PAGES)
 
 results: $(READY) ## train and evaluate with several seeds
-	$(PY) -m chatlib.book results
+	CHATLIB_RUNS=$(CURDIR)/_build/results/runs $(PY) -m chatlib.book results
 
 readme: $(READY) ## the README's table and picture from the figures of book and results
 	$(PY) -m chatlib.book readme

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from chatlib.book import execute, experiments, pages, readme, render
+from chatlib.book import execute, pages, readme, render
 from chatlib.book.provenance import provenance
 from chatlib.lab import results
 
@@ -41,6 +41,8 @@ def render_stored(names: list[str]) -> None:
 
 def experiment(names: list[str]) -> None:
     """train and evaluate with several seeds and write the figures"""
+    from chatlib.book import experiments  # brings torch, which the other commands do not need
+
     os.environ.setdefault(results.VARIABLE, str(RESULTS))
     results.record(experiments.results())
     results.record({"provenance.results": provenance()})

@@ -9,8 +9,8 @@ FIGURES = {
     "sft": {"grounded": 0.871, "seconds": 110.4},
     "ppo": {
         "seeds": [
-            {"seed": 0, "gold_before": 1.9, "gold_after": 3.1, "gain": 1.2, "win_low": 0.72},
-            {"seed": 1, "gold_before": 1.8, "gold_after": 3.0, "gain": 1.2, "win_low": 0.70},
+            {"seed": 0, "gold_before": 1.9, "gold_after": 3.1, "win_low": 0.72},
+            {"seed": 1, "gold_before": 1.8, "gold_after": 3.0, "win_low": 0.70},
         ],
         "parts_before": {"facts": 1.7},
         "parts_after": {"facts": 1.8},
