@@ -226,7 +226,7 @@ def _generate(assistant, ids, sampling, turn, queue, stop, errors) -> None:
         queue.end()
 
 
-@dataclass
+@dataclass(repr=False)
 class Chat:
     """One conversation: the history, and the model that answers.
 
@@ -239,8 +239,8 @@ class Chat:
     facts: str = ""
     sampling: Sampling = field(default_factory=Sampling)
     context: int | None = None
-    messages: Messages = field(default_factory=list, repr=False)
-    last: Reply | None = field(default=None, repr=False)
+    messages: Messages = field(default_factory=list)
+    last: Reply | None = None
 
     def __post_init__(self) -> None:
         if self.context and self.context > self.assistant.context:
@@ -282,6 +282,9 @@ class Chat:
         limit = self.context or self.assistant.context
         turns = "turn" if self.last.dropped == 1 else "turns"
         return f"({self.last.dropped} oldest {turns} left out: the context holds {limit} tokens)"
+
+    def __repr__(self) -> str:
+        return f"Chat with {self.assistant.name}, {len(self.messages)} messages"
 
     def _repr_html_(self) -> str:
         """The conversation as a notebook shows it."""
