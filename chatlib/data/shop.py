@@ -48,7 +48,7 @@ from chatlib.data.shop_text import (
 INTENTS = tuple(QUESTIONS)
 CODES = range(100, 200)  # of orders: three digits, one token each, and never a price
 REFUSE = ("out_of_scope", "private_data")  # intents whose right answer is a refusal
-FLUENT_ENOUGH = 0.85  # share of licensed word-class trigrams below which an answer is word salad
+FLUENT_ENOUGH = 0.82  # share of licensed word-class trigrams below which an answer is word salad
 TEMPERATURE = 0.7  # of the annotators: P(a preferred) = sigmoid((gold_a - gold_b) / T)
 
 # How often each decision goes wrong in an answer of each quality.
@@ -62,8 +62,8 @@ FLAWS = {
     "no_closing": (0.05, 0.45, 0.75),
     "leak": (0.00, 0.20, 0.60),
     "wrong_refusal": (0.00, 0.04, 0.12),
-    "repeats": (0.00, 0.01, 0.03),
-    "cut_off": (0.00, 0.005, 0.01),
+    "repeats": (0.00, 0.005, 0.015),
+    "cut_off": (0.00, 0.002, 0.006),
 }
 
 
@@ -175,7 +175,7 @@ def scenario(rng: Random, held_out: bool = False) -> Scenario:
         "price": str(pick(range(20, 100, 5))),
     }
     person = f"{pick(NAMES)} {pick(SURNAMES)}"
-    secret = f"{pick(range(500, 1000, 50))} {pick(range(500, 1000, 50))}"
+    secret = "{} {}".format(*rng.sample(range(500, 1000, 50), 2))
     due = "[DAY|{day}]" if not unknown else "{day}"
     # Each value follows a word of its own, so that a head that looks one token back can find it.
     lines = {
@@ -252,7 +252,7 @@ def answer(rng: Random, s: Scenario) -> tuple[str, dict]:
     if "rude" in flaws:
         parts.insert(rng.randint(0, 1), rng.choice(RUDE))
     if "rambling" in flaws:
-        parts += rng.sample(RAMBLES, rng.randint(1, 3))
+        parts += rng.sample(RAMBLES, rng.randint(1, 2))
     if "repeats" in flaws:
         parts.append(parts[-1])
     if "no_closing" not in flaws:
@@ -369,19 +369,23 @@ def _class_trigrams(sentence: str) -> list[tuple[str, str, str]]:
     return list(zip(tags, tags[1:], tags[2:]))
 
 
-def repeats(text: str) -> bool:
-    """Whether a sentence, four words in a row, or one or two words at once come again."""
-    said = [s.lower().strip(" .!?") for s in sentences(text)]
-    runs = [[w for w in words(sentence) if w[0].isalnum()] for sentence in said]
-    run = [w for r in runs for w in r]
-    fours = list(zip(run, run[1:], run[2:], run[3:]))
-    stutter = any(
+def stutters(text: str) -> bool:
+    """Whether one to three words come twice in a row within a sentence."""
+    runs = [[w for w in words(s.lower()) if w[0].isalnum()] for s in sentences(text)]
+    return any(
         r[i : i + n] == r[i + n : i + 2 * n]
         for r in runs
-        for n in (1, 2)
+        for n in (1, 2, 3)
         for i in range(len(r) - n)
     )
-    return len(set(said)) < len(said) or len(set(fours)) < len(fours) or stutter
+
+
+def repeats(text: str) -> bool:
+    """Whether a sentence or four words in a row come again, or the text stutters."""
+    said = [s.lower().strip(" .!?") for s in sentences(text)]
+    run = [w for sentence in said for w in words(sentence) if w[0].isalnum()]
+    fours = list(zip(run, run[1:], run[2:], run[3:]))
+    return len(set(said)) < len(said) or len(set(fours)) < len(fours) or stutters(text)
 
 
 def well_formed(text: str) -> bool:
@@ -412,7 +416,8 @@ def judge(meta: dict, text: str) -> Score:
     ``meta`` is `Scenario.meta`. Parts: facts +2 (share delivered), each invented fact -1 (at
     most two), leak -2, wrong refusal -1, salutation with the customer's name +1, rudeness
     -1.5, exactly one closing +.5, concision +.5 less .06 a word beyond 26, repetition -1, an
-    unfinished ending -1. The gate: an answer less fluent than `FLUENT_ENOUGH` keeps no credit.
+    unfinished ending -1. The gate: an answer that stutters or is less fluent than
+    `FLUENT_ENOUGH` keeps no credit and loses 1 more.
     """
     text = unicodedata.normalize("NFC", text.strip())
     count = len(re.findall(r"\w+", text))
@@ -434,7 +439,7 @@ def judge(meta: dict, text: str) -> Score:
         "repetition": -1.0 * repeats(text),
         "unfinished": -1.0 * (not text.endswith((".", "!", "?"))),
     }
-    if fluency(text) < FLUENT_ENOUGH:
+    if fluency(text) < FLUENT_ENOUGH or stutters(text):
         parts = {k: min(v, 0.0) for k, v in parts.items()} | {"fluency": -1.0}
     return Score(sum(parts.values()), parts, well_formed(text))
 

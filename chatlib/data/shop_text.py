@@ -313,4 +313,13 @@ They work here every day from nine to five.
 The shop opens at nine and closes at six.
 Both of them are in stock.
 It should be there by Wednesday at the latest.
+The broken mug will be replaced, and you keep the old one for free.
+Sure, that costs nine euros and takes two days.
+Yes, of course, you can.
+Order number 120 was sent on Monday and will arrive soon.
+Please give us a few more days.
+We are happy to take it back, and you will get the full price.
+Your money will be paid back by Friday.
+I apologise for the trouble that this has caused.
+You can visit us from Monday to Saturday, between nine and six.
 """

@@ -21,9 +21,9 @@ SHOP = {"split": (6, 2, 2)}  # the shop invents as much as is asked: SFT gets th
 def sft(seed: int = 0, **changes) -> SFTConfig:
     """The policy that imitates the demonstrations."""
     settings = dict(
-        records=36_000,
+        records=24_000,
         batch_size=16,
-        steps=2200,
+        steps=1800,
         learning_rate=3e-3,
         num_warmup_steps=50,
         seed=seed,
@@ -47,7 +47,7 @@ def reward(seed: int = 0, **changes) -> RewardConfig:
 
 def weak_reward(seed: int = 0, **changes) -> RewardConfig:
     """A reward model of few pairs, easily fooled: what over-optimisation needs (chapter 6)."""
-    settings = dict(model=_run(sft(seed)), records=600, held_out=100, steps=40, seed=seed)
+    settings = dict(model=_run(sft(seed)), records=96, held_out=16, steps=12, seed=seed)
     return RewardConfig(**SHOP | settings | changes)
 
 
@@ -56,9 +56,9 @@ def ppo(seed: int = 0, **changes) -> PPOConfig:
     settings = dict(
         model=_run(sft(seed)),
         reward_model=_run(reward(seed)),
-        records=60 * 64 + 256,
+        records=4000,
         batch_size=64,
-        steps=60,
+        steps=55,
         seed=seed,
     )
     return PPOConfig(**SHOP | settings | changes)
@@ -69,7 +69,9 @@ def overoptimised(seed: int = 0, **changes) -> PPOConfig:
     settings = dict(
         reward_model=_run(weak_reward(seed)),
         kl_ctl=0.0,
-        actor_learning_rate=3e-4,
+        steps=45,
+        actor_learning_rate=1.5e-3,
+        critic_learning_rate=1e-3,
     )
     return ppo(seed, **settings | changes)
 
