@@ -241,7 +241,8 @@ _BY_CLASS = {
         office service refund item parcel replacement person help family street part answer
         town name friend friends problem offer""",
     "VERB": """tell check waiting return like send get cost take takes ship visit buy sell arrive
-        arrived sent came come comes won write watch give need call help read stop asking know known work
+        arrived sent came come comes won write watch give need call help read stop asking know
+        known work
         works ask left mean bring charge close reach want have has had do does did is are am was be
         mean like allowed open opens got said say see make made find hope thank thanks takes
         welcome apologise apologize regret expect contact keep pay assist""",
