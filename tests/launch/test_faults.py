@@ -69,9 +69,9 @@ def test_a_rank_that_hangs(home, monkeypatch):
     fault(monkeypatch, rank=1, step=2, kind="sleep")
     monkeypatch.setenv("LIGHT_SECONDS", "0.5")  # the other rank is slow, not stuck
     with pytest.raises(RankStuck) as caught:
-        launch(config(steps=10), timeout=2)
+        launch(config(steps=10), timeout=3)
     assert re.search(
-        r"rank 1: step 2 \(forward\), [23] s ago; in File .*commit_fault", str(caught.value)
+        r"rank 1: step 2 \(forward\), \d+ s ago; in File .*commit_fault", str(caught.value)
     )
     logs = run_of(config(steps=10)).directory / "log"
     assert all("light_stage.py" in (logs / f"rank{r}.stack.txt").read_text() for r in (0, 1))
@@ -87,7 +87,7 @@ def test_the_launching_process_is_killed_and_the_next_launch_starts_over(home, m
         launch(config(steps=400))
     process.kill()
     process.communicate()
-    wait_until(lambda: not processes_of(run.directory), 5)
+    wait_until(lambda: not processes_of(run.directory), 20)
     assert run.status == "stopped"
     monkeypatch.setenv("LIGHT_SECONDS", "0")
     assert list(launch(config(steps=400)).metrics.step) == list(range(1, 401))
@@ -98,7 +98,7 @@ def test_an_interrupt_leaves_no_process(home, monkeypatch):
     process, run = launched_elsewhere("steps=400"), run_of(config(steps=400))
     wait_until(lambda: runs.read_metrics(run.directory / "metrics.jsonl"))
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert not processes_of(home)
     assert run.status == "interrupted"
