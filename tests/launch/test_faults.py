@@ -16,7 +16,7 @@ from launches import config, processes_of, run_of
 
 from chatlib.lab import LaunchError, RankFailed, RankStuck, launch, plan, runs
 
-pytestmark = [pytest.mark.launch, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.launch, pytest.mark.timeout(240)]
 
 
 def fault(monkeypatch, **parts):

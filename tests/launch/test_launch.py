@@ -13,7 +13,7 @@ from chatlib.lab.failures import failure
 
 
 @pytest.mark.launch
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_launch_keeps_the_run_contract_and_is_found_again(home):
     run = launch(config(steps=3), ranks=1)
     found = {path.name for path in run.directory.iterdir()}
