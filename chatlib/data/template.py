@@ -99,6 +99,8 @@ def render(
     A special token that stands in somebody's message is broken up, so that no content can end
     a turn or pose as another role.
     """
+    if not dialogues:
+        return []
     return tokenizer.apply_chat_template(
         [[_harmless(tokenizer, m) for m in messages] for messages in dialogues],
         tokenize=False,
@@ -106,9 +108,14 @@ def render(
     )
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Every text that becomes a special token, whether or not it has a role at present."""
+    return [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+
+
 def _harmless(tokenizer: PreTrainedTokenizerBase, message: dict) -> dict:
     content = message["content"]
-    for token in tokenizer.all_special_tokens:
+    for token in special_tokens(tokenizer):
         if token in content:
             content = content.replace(token, token[:1] + " " + token[1:])
     return {"role": message["role"], "content": content}
