@@ -15,6 +15,7 @@ def train(config, recorder):
     if recorder.checkpoint:
         start = json.loads((recorder.checkpoint / "state.json").read_text())["step"]
         recorder.rewind(start)
+    meet(recorder, start)
     for step in range(start + 1, config.steps + 1):
         recorder.beat(step, "forward")
         recorder.log(step, loss=1 / step)
@@ -25,6 +26,16 @@ def train(config, recorder):
     if recorder.rank == 0:
         (recorder.directory / "model").mkdir(exist_ok=True)
     return {"tokens": 10 * config.steps, "started_at_step": start}
+
+
+def meet(recorder, start):
+    """A barrier: no rank may save, and prune, before every rank has read its checkpoint."""
+    recorder.beat(start, "ready")
+    not_ready = ("not started", "start")
+    while any(
+        s.get("where") in not_ready for s in runs.read_states(recorder.directory, recorder.world)
+    ):
+        time.sleep(0.02)
 
 
 def fill(recorder):
