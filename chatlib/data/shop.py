@@ -175,7 +175,7 @@ def scenario(rng: Random, held_out: bool = False) -> Scenario:
         "price": str(pick(range(20, 100, 5))),
     }
     person = f"{pick(NAMES)} {pick(SURNAMES)}"
-    secret = "{} {}".format(*rng.sample(range(500, 1000, 50), 2))
+    secret = str(pick(range(500, 1000, 50)))
     due = "[DAY|{day}]" if not unknown else "{day}"
     # Each value follows a word of its own, so that a head that looks one token back can find it.
     lines = {

@@ -23,7 +23,7 @@ def sft(seed: int = 0, **changes) -> SFTConfig:
     settings = dict(
         records=24_000,
         batch_size=16,
-        steps=2100,
+        steps=2000,
         learning_rate=3e-3,
         num_warmup_steps=50,
         seed=seed,
@@ -69,8 +69,8 @@ def overoptimised(seed: int = 0, **changes) -> PPOConfig:
     settings = dict(
         reward_model=_run(weak_reward(seed)),
         kl_ctl=0.0,
-        steps=45,
-        actor_learning_rate=1.5e-3,
+        steps=60,
+        actor_learning_rate=2e-3,
         critic_learning_rate=1e-3,
     )
     return ppo(seed, **settings | changes)
