@@ -170,6 +170,12 @@ def backward(engine: Engine, loss: Tensor) -> None:
     engine.backward(loss * scale)
 
 
+def grad_norm(engine: Engine) -> float | None:
+    """The gradient's norm before clipping; None at ZeRO stage 0, which does not keep it."""
+    norm = engine.get_global_grad_norm()
+    return float(norm) if norm else None
+
+
 def frozen(config: StageConfig, module: nn.Module, device: torch.device) -> nn.Module:
     """A module that is never trained: the reference and the reward model of PPO."""
     return module.to(device).eval().requires_grad_(False)
