@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
 
 from chatlib.data.template import prepare_tokenizer
 from chatlib.lab.config import Lora, TinyModel
@@ -101,9 +102,15 @@ def load_scorer(
 
 
 def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Room for the tokenizer's tokens, and its end and pad in the configuration."""
+    """Room for the tokenizer's tokens, and its end and pad in the configuration.
+
+    New rows are drawn from a seed of their own: every copy of a model must get the same ones,
+    or the policy would differ from its reference before the first step.
+    """
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
     if getattr(model, "generation_config", None) is not None:
@@ -111,17 +118,17 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout to 0: with it on, the same weights give two different probabilities."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "dropout"):
-        if isinstance(getattr(getattr(model, "config", None), name, None), float):
-            setattr(model.config, name, 0.0)
-    for module in model.modules():  # attention reads its own copy of the rate
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+def disable_dropout(model: PreTrainedModel) -> None:
+    """Set every dropout to 0: with it on, the same weights give two different probabilities.
+
+    Many layers keep a rate of their own beside the configuration's (OPT's all do).
+    """
+    for place in (model.config, *model.modules()):
+        if isinstance(place, nn.Dropout):
+            place.p = 0.0
+        for name, value in vars(place).copy().items():
+            if "drop" in name and isinstance(value, float):
+                setattr(place, name, 0.0)
 
 
 def longest(model: PreTrainedModel, max_seq_len: int) -> int:
@@ -196,15 +203,15 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def add_lora(model: PreTrainedModel, lora: Lora, task: str) -> tuple[PreTrainedModel, str]:
-    """The model with adapters as the only trained weights, and a line with their share.
+def add_lora(model: PreTrainedModel, lora: Lora, task: str) -> str:
+    """Give a model adapters as its only trained weights; returns a line with their share.
 
     Raises `ValueError` when no layer has one of the names: LoRA that matches nothing would
     train nothing, silently. ``task`` is CAUSAL_LM or SEQ_CLS (whose score head trains too).
     """
     from peft import LoraConfig, get_peft_model
 
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
     matched = [n for n in linear if n.split(".")[-1] in lora.lora_module_name]
     if not matched:
         names = sorted({n.split(".")[-1] for n in linear})
@@ -224,7 +231,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, task: str) -> tuple[PreTrainedM
     )
     trained, total = wrapped.get_nb_trainable_parameters()
     share = 100 * trained / total
-    return wrapped, f"LoRA: {len(matched)} layers, {trained} of {total} weights ({share:.2f} %)"
+    return f"LoRA: {len(matched)} layers, {trained} of {total} weights ({share:.2f} %)"
 
 
 def merged_state(state: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:

@@ -309,14 +309,14 @@ def four_models(config: PPOConfig, tokenizer, device, recorder: Recorder):
         critic.config.score_mean, critic.config.score_std = 0.0, 1.0
     reference = models.load_policy(config.model, tokenizer, dtype)
     scorer = models.load_scorer(config.reward_model, tokenizer, dtype)
-    for model in (actor, critic, reference, scorer):
-        models.disable_dropout(model)
     for model, task in ((actor, "CAUSAL_LM"), (critic, "SEQ_CLS")):
         if config.lora:
             recorder.say(models.add_lora(model, config.lora, task))
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
             model.enable_input_require_grads()
+    for model in (actor, critic, reference, scorer):
+        models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
     nets = [
         engine.initialize(config, module, rate, total, role, recorder.directory)
@@ -372,8 +372,11 @@ class Ema:
 
     def update(self) -> None:
         """Take in the present weights; a collective at ZeRO stage 3, so every rank calls it."""
-        for name, weight in engine.gathered_state(self.model).items():
-            self.average[name] = maths.ema_update(self.average[name], weight, self.decay)
+        new: dict[int, Tensor] = {}  # tied weights stay one
+        for name, weight in (state := engine.gathered_state(self.model)).items():
+            if id(weight) not in new:
+                new[id(weight)] = maths.ema_update(self.average[name], weight, self.decay)
+        self.average = {name: new[id(weight)] for name, weight in state.items()}
 
     def save(self, tokenizer, directory) -> None:
         """Write the average as a model folder."""

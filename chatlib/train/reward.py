@@ -49,7 +49,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     lengths = [max(len(chosen), len(rejected)) for chosen, rejected in pairs]
     batches = collate.Batches(lengths, config.batch_size, config.seed)
     first, state = engine.restore({"model": net}, recorder)
-    tokens, began = state.get("tokens", 0), time.perf_counter()
+    tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
     tokens_before = tokens
 
     for step in range(first, config.steps):
@@ -83,7 +83,9 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
             chosen, rejected = evaluate(net, held_out, tokenizer, recorder, device)
             recorder.log(done, held_out_accuracy=pairwise_accuracy(chosen, rejected))
         if config.save_every and done % config.save_every == 0:
-            engine.save_checkpoint({"model": net}, config, recorder, done, {"tokens": tokens})
+            engine.save_checkpoint(
+                {"model": net}, config, recorder, done, {"tokens": tokens, "loss": loss}
+            )
 
     seconds = time.perf_counter() - began
     recorder.beat(config.steps, "evaluate")

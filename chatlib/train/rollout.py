@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatlib.data import collate, template
 from chatlib.maths.likelihood import log_softmax
@@ -94,7 +94,11 @@ def sample_in_step(
     pad: int,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """As `sample`, for weights that are partitioned over the ranks (ZeRO stage 3)."""
+    """As `sample`, for weights that are partitioned over the ranks (ZeRO stage 3).
+
+    A model's own generation settings (a minimum length, penalties, filters) are put aside.
+    """
+    own, model.generation_config = model.generation_config, GenerationConfig()
     device = next(model.parameters()).device
     ids, mask = (t.to(device) for t in collate.pad(prompts, pad, "left"))
     out = model.generate(
@@ -109,6 +113,7 @@ def sample_in_step(
         pad_token_id=pad,
         synced_gpus=True,
     )
+    model.generation_config = own
     return [truncate(row, stop) for row in out[:, ids.shape[1] :].tolist()]
 
 

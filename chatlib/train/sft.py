@@ -46,7 +46,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
     )
     batches = collate.Batches([len(e.ids) for e in examples], config.batch_size, config.seed)
     first, state = engine.restore({"model": net}, recorder)
-    tokens, began = state.get("tokens", 0), time.perf_counter()
+    tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
     tokens_before = tokens
 
     for step in range(first, config.steps):
@@ -68,7 +68,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
             step + 1,
             loss=loss,
             learning_rate=net.get_lr()[0],
-            grad_norm=float(net.get_global_grad_norm() or 0.0),
+            grad_norm=engine.grad_norm(net),
             tokens=tokens,
             tokens_per_second=(tokens - tokens_before) / (time.perf_counter() - began),
         )
@@ -78,7 +78,9 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
         if config.print_answers and done % config.print_answers == 0:
             rollout.print_answers(net, tokenizer, data.held_out, config, recorder)
         if config.save_every and done % config.save_every == 0:
-            engine.save_checkpoint({"model": net}, config, recorder, done, {"tokens": tokens})
+            engine.save_checkpoint(
+                {"model": net}, config, recorder, done, {"tokens": tokens, "loss": loss}
+            )
 
     seconds = time.perf_counter() - began
     recorder.beat(config.steps, "evaluate")

@@ -1,0 +1,41 @@
+"""A process group of one rank, and the runs of a tiny pipeline, made once."""
+
+import socket
+
+import pytest
+import tiny_stages as tiny
+
+from chatlib.lab.runs import Recorder
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """This process becomes the only rank of a group: a stage runs here without a launch."""
+    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
+        free.bind(("127.0.0.1", 0))
+        place = dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR="127.0.0.1")
+        for name, value in {**place, "MASTER_PORT": free.getsockname()[1]}.items():
+            patch.setenv(name, str(value))
+        free.close()
+        import torch.distributed as dist
+
+        from chatlib.train import engine
+
+        directory = tmp_path_factory.mktemp("alone")
+        (directory / "log").mkdir()
+        engine.start(tiny.sft(), Recorder(directory, 0, 1))
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def policy(alone, tmp_path_factory):
+    """A finished SFT run; its model has learnt next to nothing."""
+    return tiny.train(tiny.sft(steps=8), tmp_path_factory.mktemp("sft"))
+
+
+@pytest.fixture(scope="session")
+def scorer(policy, tmp_path_factory):
+    """A finished reward-model run on top of it."""
+    config = tiny.reward(policy.model_dir, steps=8, reference_samples=64)
+    return tiny.train(config, tmp_path_factory.mktemp("reward"))
