@@ -30,8 +30,8 @@ refresh: $(READY) ## execute the tracked notebooks in place and store their outp
 	rm -rf _build/refresh
 	CHATLIB_RUNS=$(CURDIR)/_build/refresh/runs $(PY) -m chatlib.book refresh $(PAGES)
 
-results: $(READY) ## train and evaluate with several seeds
-	CHATLIB_RUNS=$(CURDIR)/_build/results/runs $(PY) -m chatlib.book results
+results: $(READY) ## train and evaluate with several seeds (CHATLIB_RUNS: reuse finished runs)
+	CHATLIB_RUNS=$${CHATLIB_RUNS:-$(CURDIR)/_build/results/runs} $(PY) -m chatlib.book results
 
 readme: $(READY) ## the README's table and picture from the figures of book and results
 	$(PY) -m chatlib.book readme

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 from chatlib.book import execute, pages, readme, render
@@ -17,21 +16,26 @@ RESULTS = pages.BUILD / "results.json"
 
 def book(names: list[str]) -> None:
     """execute copies of all notebooks from nothing, gather figures, render the book"""
-    began = time.monotonic()
-    seconds = execute.book(names=names)
-    total = {"book": {"seconds": round(time.monotonic() - began, 1), "pages": seconds}}
-    figures = results.read(pages.BUILD / "book" / "results.json")
-    figures = results.merge(figures, {**total, "provenance": {"book": provenance()}})
-    results.write(RESULTS, results.merge(results.read(RESULTS), figures))
+    gather(execute.book(names=names), pages.BUILD / "book")
     index = render.render(pages.BUILD / "book" / "notebooks", strict=False)
-    print(f"\n{len(seconds)} notebooks executed in {total['book']['seconds']:.0f} s")
-    print(f"figures  {_near(RESULTS)}\nbook     {_near(index)}")
+    print(f"book     {_near(index)}")
 
 
 def refresh(names: list[str]) -> None:
-    """execute the tracked notebooks in place and store their outputs, normalised"""
-    seconds = execute.refresh(names)
-    print(f"{len(seconds)} notebooks stored; look at `git diff notebooks`")
+    """execute the tracked notebooks in place, store their outputs normalised, gather figures"""
+    gather(execute.refresh(names), pages.BUILD / "refresh")
+    print("outputs  see `git diff --stat notebooks`")
+
+
+def gather(seconds: dict[str, float], folder: Path) -> None:
+    """Add what the executed pages recorded to the figures, with seconds and provenance."""
+    total = round(sum(seconds.values()), 1)
+    own = {"book": {"pages": seconds}, "provenance": {"book": provenance()}}
+    if set(seconds) >= {path.stem for path in pages.notebooks()}:  # of the whole book only
+        own["book"]["seconds"] = total
+    figures = results.merge(results.read(folder / "results.json"), own)
+    results.write(RESULTS, results.merge(results.read(RESULTS), figures))
+    print(f"\n{len(seconds)} notebooks executed in {total:.0f} s\nfigures  {_near(RESULTS)}")
 
 
 def render_stored(names: list[str]) -> None:
