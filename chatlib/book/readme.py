@@ -129,11 +129,20 @@ def picture(figures: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    seeds = at(figures, "ppo.seeds") or []
+    before, after = (at(figures, f"ppo.parts_{when}") or {} for when in ("before", "after"))
     settings = {"svg.hashsalt": "chatlib", "svg.fonttype": "path", "font.size": 10}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False}
     with pyplot.rc_context(settings):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
-        _seeds(left, at(figures, "ppo.seeds") or [])
-        _parts(right, at(figures, "ppo.parts_before") or {}, at(figures, "ppo.parts_after") or {})
+        panels = 2 if after else 1
+        figure, axes = pyplot.subplots(
+            1, panels, figsize=(4 * panels, 2.8), layout="constrained", squeeze=False
+        )
+        _seeds(axes[0][0], seeds)
+        if after:
+            _parts(axes[0][1], before, after)
+        if seeds:
+            figure.legend(loc="outside lower center", ncols=2, frameon=False)
         figure.savefig(path, metadata={"Date": None}, facecolor="white")
         pyplot.close(figure)
 
@@ -148,16 +157,16 @@ def _seeds(axes: object, seeds: list[dict]) -> None:
     axes.set(title="Gold reward, held-out prompts", yticks=range(len(seeds)), xlabel="of at most 4")
     axes.set_yticklabels([f"seed {seed.get('seed', i)}" for i, seed in enumerate(seeds)])
     axes.margins(y=0.3)
-    if seeds:
-        axes.legend(frameon=False, loc="best")
+    axes.invert_yaxis()
 
 
 def _parts(axes: object, before: dict, after: dict) -> None:
     """The components of the gold reward, before and after, as paired bars."""
     names = list(after)
     rows = range(len(names))
-    axes.barh([r + 0.2 for r in rows], [before.get(n, 0) for n in names], 0.4, color=ORANGE)
-    axes.barh([r - 0.2 for r in rows], [after[n] for n in names], 0.4, color=BLUE)
+    axes.barh([r - 0.2 for r in rows], [before.get(n, 0) for n in names], 0.4, color=ORANGE)
+    axes.barh([r + 0.2 for r in rows], [after[n] for n in names], 0.4, color=BLUE)
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set(title="What improved", yticks=rows, xlabel="points")
     axes.set_yticklabels(names)
+    axes.invert_yaxis()
