@@ -11,6 +11,10 @@ from chatlib.lab import results
 README = pages.ROOT / "README.md"
 PICTURE = pages.NOTEBOOKS / "static" / "result.svg"
 BEGIN, END = "<!-- results: made by `make readme` -->", "<!-- /results -->"
+SHOWN = (
+    "![Gold reward before and after PPO, for each seed and by component]"
+    f"({PICTURE.relative_to(pages.ROOT)})"
+)
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito's, told apart by everyone
 
 
@@ -24,7 +28,9 @@ def update(source: Path = pages.BUILD / "results.json") -> None:
         raise ValueError(f"README.md has no {BEGIN!r} ... {END!r}; put the two lines back")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    README.write_text(f"{before}{BEGIN}\n{table(figures)}\n{END}{after}", encoding="utf-8")
+    README.write_text(
+        f"{before}{BEGIN}\n{SHOWN}\n\n{table(figures)}\n{END}{after}", encoding="utf-8"
+    )
     picture(figures, PICTURE)
 
 
