@@ -56,15 +56,20 @@ def epoch_batches(
 class Batches:
     """The batch of any step, counted over all epochs, so that the data position is the step."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        """Raises `ValueError` when there are fewer examples than one batch holds."""
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, report: Sequence[str] = ()
+    ) -> None:
+        """Raises `ValueError` when there are fewer examples than one batch holds.
+
+        ``report`` says what became of the others, for that message.
+        """
         self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
         self.per_epoch = len(lengths) // batch_size
         self.epoch: tuple[int, list[list[int]]] = (-1, [])
         if not self.per_epoch:
             raise ValueError(
                 f"{len(lengths)} examples do not fill one batch of {batch_size}; "
-                "lower batch_size or give more data"
+                "lower batch_size or give more data" + (f" ({'; '.join(report)})" if report else "")
             )
 
     def at(self, step: int) -> list[int]:

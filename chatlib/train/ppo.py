@@ -217,7 +217,13 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
     pad = tokenizer.pad_token_id
     recorder.beat(0, "load four models")
     actor, critic, reference, scorer = four_models(config, tokenizer, device, recorder)
-    limit = models.longest(actor.module.model, config.max_seq_len) - config.max_answer_tokens
+    longest = models.longest(actor.module.model, config.max_seq_len)
+    limit = longest - config.max_answer_tokens
+    if limit < 1:
+        raise ValueError(
+            f"max_answer_tokens {config.max_answer_tokens} leaves no room for a prompt in "
+            f"{longest} tokens; lower it, or raise max_seq_len as far as the model's context"
+        )
     prompts, records, report = encode(tokenizer, data.train, limit, recorder)
     for line in [*data.report, *report]:
         recorder.say(line)
@@ -225,7 +231,8 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
     engines = {"actor": actor, "critic": critic}
     ema = Ema(config.ema_decay, actor.module.model) if config.enable_ema else None
     size = config.batch_size * config.generation_batches
-    batches = collate.Batches([len(p) for p in prompts], size, config.seed)
+    # Equal lengths: a batch of similar prompts would hold few intents, and its mean tell little.
+    batches = collate.Batches([1] * len(prompts), size, config.seed, report)
     torch.manual_seed(config.seed * 1000 + recorder.rank)  # every rank draws its own samples
     first, state = engine.restore(engines, recorder)
     beta, tokens = state.get("beta", config.kl_ctl), state.get("tokens", 0)

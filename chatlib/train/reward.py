@@ -47,7 +47,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
         config, TokenScorer(model), config.learning_rate, config.steps, "model", recorder.directory
     )
     lengths = [max(len(chosen), len(rejected)) for chosen, rejected in pairs]
-    batches = collate.Batches(lengths, config.batch_size, config.seed)
+    batches = collate.Batches(lengths, config.batch_size, config.seed, report)
     first, state = engine.restore({"model": net}, recorder)
     tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
     tokens_before = tokens

@@ -15,6 +15,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from chatlib.data import collate, template
 from chatlib.maths.likelihood import log_softmax
+from chatlib.train import models
 
 if TYPE_CHECKING:
     from chatlib.lab.config import StageConfig
@@ -154,11 +155,18 @@ def answer(
 
 def print_answers(net, tokenizer, records, config: StageConfig, recorder: Recorder) -> None:
     """Write a few answers to the rank's log while training (every rank takes part at stage 3)."""
-    prompts = [r.prompt for r in records[:3]]
+    model, limit = net.module.model, models.longest(net.module.model, config.max_seq_len)
+    prompts = [r.prompt for r in records[:20]]
+    ids = template.encode_prompts(tokenizer, prompts)
+    shown = [i for i, p in enumerate(ids) if len(p) < limit][:3]
+    if not shown:
+        return recorder.say(f"no answers printed: the prompts fill {limit} tokens")
+    room = min(64, limit - max(len(ids[i]) for i in shown))
     draws = sample_in_step if config.zero_stage == 3 else sample
     rng = torch.get_rng_state()
-    ids = template.encode_prompts(tokenizer, prompts)
-    drawn = draws(net.module.model, ids, 64, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    drawn = draws(
+        model, [ids[i] for i in shown], room, tokenizer.eos_token_id, tokenizer.pad_token_id
+    )
     torch.set_rng_state(rng)  # looking must not change the run
-    for prompt, text in zip(prompts, template.decode(tokenizer, drawn)):
-        recorder.say(f"{prompt[-1]['content']}\n  -> {text}")
+    for i, text in zip(shown, template.decode(tokenizer, drawn)):
+        recorder.say(f"{prompts[i][-1]['content']}\n  -> {text}")

@@ -44,7 +44,9 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
     net = engine.initialize(
         config, AnswerLM(model), config.learning_rate, config.steps, "model", recorder.directory
     )
-    batches = collate.Batches([len(e.ids) for e in examples], config.batch_size, config.seed)
+    batches = collate.Batches(
+        [len(e.ids) for e in examples], config.batch_size, config.seed, report
+    )
     first, state = engine.restore({"model": net}, recorder)
     tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
     tokens_before = tokens

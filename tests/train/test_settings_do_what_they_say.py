@@ -155,8 +155,9 @@ def test_the_average_equals_its_closed_form(policy, scorer, tmp_path):
     start, average = tiny.weights(policy.model_dir), tiny.weights(tmp_path / "model_ema")
     final = tiny.weights(run.model_dir)
     for name, found in average.items():
-        values = [start[name], *(weights[name] for weights in seen)]
-        torch.testing.assert_close(found, ema_closed_form(values, 0.9), rtol=1e-5, atol=1e-6)
+        values = [weights[name] for weights in seen]
+        expected = ema_closed_form(start[name], values, 0.9)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert tiny.furthest(average, final) > 1e-5
 
 
