@@ -115,7 +115,7 @@ def stored_shapes(folder: Path) -> Shapes:
 
 def tiny_shapes(model: TinyModel) -> Shapes:
     """The weights of `chatlib.train.models.tiny_policy`, whose output layer is the embedding."""
-    d, wide = model.hidden_size, 4 * model.hidden_size
+    d, wide = model.hidden_size, model.intermediate_size
     shapes: Shapes = {"embed_tokens.weight": [model.vocab_size, d], "norm.weight": [d]}
     for layer in range(model.layers):
         square = {f"{layer}.{name}_proj.weight": [d, d] for name in "qkvo"}

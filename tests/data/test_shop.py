@@ -49,7 +49,7 @@ KINDS = {
     "PRODUCT": lambda t: len(t.split()) == 2 and t.split()[1] in shop_text.NOUNS,
     "NAME": lambda t: t.split()[0] in {*shop_text.NAMES, *shop_text.HELD_OUT_NAMES},
     "CITY": lambda t: t in shop_text.CITIES,
-    "PHONE": lambda t: t.replace(" ", "").isdigit() and len(t) == 7,
+    "PHONE": lambda t: t.isdigit() and len(t) == 3,
     **dict.fromkeys(("ORDER", "TIME", "MONEY", "NUMBER"), str.isdigit),
 }
 

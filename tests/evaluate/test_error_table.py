@@ -66,7 +66,8 @@ def test_every_part_of_the_judge_is_an_error_type_and_parts_add_up():
 
 def test_the_flaws_put_into_the_corpus_are_found():
     """Gold annotation against the table: rudeness and a missing salutation, answer by answer."""
-    records = shop.demonstrations(300, seed=6)
+    drawn = shop.demonstrations(300, seed=6)
+    records = [r for r in drawn if "cut_off" not in r.meta["flaws"]]  # the cut may take them away
     verdicts = errors.judged([r.meta for r in records], [r.answer for r in records])
     table = errors.errors(verdicts)
     for flaw, error in {"rude": "rude", "no_salutation": "no salutation"}.items():

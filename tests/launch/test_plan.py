@@ -104,7 +104,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(home, capsys, monkeypatch)
     assert "deepspeed --num_gpus 2 --master_port PORT --module chatlib.train.worker" in printed
     assert "OMP_NUM_THREADS=4" in printed and "DS_ACCELERATOR" not in printed
     assert "4 micro x 3 accumulation x 2 ranks = 24 examples" in printed
-    assert "weights 3.0 MiB" in printed and '"gradient_accumulation_steps": 3' in printed
+    assert "weights 2.0 MiB" in printed and '"gradient_accumulation_steps": 3' in printed
     assert not run.directory.exists()
 
 

@@ -26,7 +26,7 @@ def test_options_win_over_the_file(home, capsys):
     nested = ["--model", '{"hidden_size": 64}', "--lora", '{"lora_dim": 2}', "--dtype", "fp32"]
     assert main(["sft", "--dry-run", *options, *nested]) == 0
     printed = capsys.readouterr().out
-    assert '"stage": 3' in printed and "offload_param" in printed and "weights 0.5 MiB" in printed
+    assert '"stage": 3' in printed and "offload_param" in printed and "weights 0.4 MiB" in printed
 
 
 @pytest.mark.parametrize(
