@@ -37,7 +37,7 @@ readme: $(READY) ## the README's table and picture from the figures of book and 
 	$(PY) -m chatlib.book readme
 
 bench: $(READY) ## speed against a bare loop, TRL and transformers, as ratios
-	$(PY) -m chatlib.book.bench
+	$(PY) tests/bench/run.py $(BENCH)
 
 clean: ## remove what was built; the environment and your own runs stay
 	rm -rf _build

@@ -1,0 +1,31 @@
+"""TRL's SFTTrainer on given token ids."""
+
+import tempfile
+
+import torch
+from datasets import Dataset
+from lockstep import QUIET, Lockstep, read, settings
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+wanted = settings()
+model = AutoModelForCausalLM.from_pretrained(wanted["model"], dtype=torch.float32)
+rows = read(wanted["data"])
+config = SFTConfig(
+    tempfile.mkdtemp(),
+    per_device_train_batch_size=wanted["batch_size"],
+    max_steps=len(rows) // wanted["batch_size"],
+    train_sampling_strategy="sequential",
+    learning_rate=wanted["learning_rate"],
+    completion_only_loss=True,
+    bf16=False,
+    gradient_checkpointing=False,
+    **QUIET,
+)
+SFTTrainer(
+    model,
+    config,
+    train_dataset=Dataset.from_list(rows),
+    processing_class=AutoTokenizer.from_pretrained(wanted["model"]),
+    callbacks=[Lockstep(wanted["steps"])],
+).train()

@@ -1,0 +1,114 @@
+"""PPO against TRL's PPOTrainer, and its generation against transformers' `generate`."""
+
+from __future__ import annotations
+
+from random import Random
+
+import torch
+import work
+from compare import Peer, Row, Side, in_turns, timed
+from environments import python
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from chatlib.data import collate
+from chatlib.lab.config import PPOConfig
+from chatlib.train import models, ppo, rollout
+
+ITERATIONS = 3  # of one round
+BATCHES = 4  # generated in one round
+
+
+def chatlib_side(config: PPOConfig, prompts: list[list[int]]) -> Side:
+    """The PPO stage's iteration: generate, four forward passes, advantages, updates."""
+    tokenizer, device = work.tokenizer(), torch.device("cpu")
+    actor, critic, reference, scorer = ppo.four_models(config, tokenizer, device, work.recorder())
+
+    def iteration(asked: list[list[int]]) -> None:
+        answers = ppo.generate(config, actor, asked, tokenizer)
+        r = ppo.examine(config, asked, answers, actor, critic, reference, scorer, tokenizer)
+        ppo.add_advantages(config, r, config.kl_ctl)
+        for _ in range(config.ppo_epochs):
+            for index in ppo.minibatches(len(asked), config):
+                part, pad = r.take(index), tokenizer.pad_token_id
+                ppo.update(config, part, actor, critic, pad, config.kl_ctl)
+
+    def draw() -> list[list[int]]:
+        return Random().sample(prompts, config.batch_size)
+
+    return lambda k: timed(lambda: [iteration(draw()) for _ in range(ITERATIONS)])
+
+
+def against_trl(rounds: int) -> Row:
+    """The same prompts, in both trainers' own random order, with the same settings."""
+    config = work.ppo_config()
+    prompts = work.prompts(config)
+    settings = dict(
+        policy=str(work.model("sft")),
+        reward_model=str(work.model("reward")),
+        data=work.write("prompts", [{"input_ids": p} for p in prompts]),
+        iterations=ITERATIONS * (rounds + 1),
+        steps=ITERATIONS,
+        config=config.model_dump(mode="json"),
+    )
+    with Peer(python(".venv-trl112"), "ppo.py", settings) as trl:
+        times = in_turns(chatlib_side(config, prompts), trl, rounds)
+    return Row("PPO / TRL 1.12.0 PPOTrainer", 2.0, "iterations", ITERATIONS, *times)
+
+
+def generation(rounds: int) -> Row:
+    """The same prompts and, drawn at temperature 1 on both sides, the very same answers."""
+    config, tokenizer = work.ppo_config(), work.tokenizer()
+    model = models.load_policy(str(work.model("sft")), tokenizer).eval()
+    prompts, size = work.prompts(config), config.batch_size
+    batches = [prompts[i * size : (i + 1) * size] for i in range(BATCHES)]
+    ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+    def ours() -> list[list[list[int]]]:
+        seeded = torch.Generator().manual_seed(config.seed)
+        most = config.max_answer_tokens
+        return [rollout.sample(model, b, most, *ends, generator=seeded) for b in batches]
+
+    answers = ours()
+
+    def theirs() -> list[list[list[int]]]:
+        return [draw_again(model, b, a, *ends) for b, a in zip(batches, answers)]
+
+    assert theirs() == answers, "the two sides' answers differ"
+    times = in_turns(lambda _: timed(ours), lambda _: timed(theirs), rounds)
+    tokens = sum(len(a) for batch in answers for a in batch)
+    return Row("PPO generation / transformers generate", 1.8, "tokens", tokens, *times)
+
+
+def draw_again(model, prompts: list[list[int]], answers: list[list[int]], stop: int, pad: int):
+    """transformers' sampling loop, its draws made to come out as ``answers``."""
+    ids, mask = collate.pad(prompts, pad, "left")
+    drawn, _ = collate.pad(answers, pad)
+    settings = GenerationConfig(
+        max_new_tokens=drawn.shape[1],
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=stop,
+        pad_token_id=pad,
+    )
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([Certain(drawn, ids.shape[1])]),
+    )
+    return [rollout.truncate(row, stop) for row in out[:, ids.shape[1] :].tolist()]
+
+
+class Certain(LogitsProcessor):
+    """Gives each row's next token of ``drawn`` (batch, time) all the probability, in place.
+
+    One written number a row: the cost of the draw itself stays what it is.
+    """
+
+    def __init__(self, drawn: torch.Tensor, prompt: int) -> None:
+        self.drawn, self.prompt = drawn, prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        token = self.drawn[:, input_ids.shape[1] - self.prompt, None]
+        return scores.scatter_(1, token, 1e4)

@@ -1,0 +1,85 @@
+"""`make bench`: five ratios, each measured in turns at equal work, as a table and as JSON.
+
+    python tests/bench/run.py [--rounds N] [--store] [ROW ...]
+
+A ratio is the median over rounds of theirs / ours: above 1, ours is faster. Both sides get the
+same weights, token ids and batches, two threads and fp32. `--store` keeps the figures beside
+this file, as `results.json`, with where they come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import warnings
+from pathlib import Path
+
+import compare
+
+# Before torch is imported, which reads the thread count; the peers inherit it.
+os.environ |= {"OMP_NUM_THREADS": str(compare.THREADS), "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= compare.LAUNCH | {"CUDA_VISIBLE_DEVICES": ""}
+
+import environments
+import ppo_rows
+import reward_rows
+import sft_rows
+import work
+
+from chatlib.book.provenance import provenance
+
+ROWS = {
+    "sft_bare": sft_rows.against_bare_loop,
+    "sft_trl": sft_rows.against_trl,
+    "reward_trl": reward_rows.against_trl,
+    "ppo_trl": ppo_rows.against_trl,
+    "generation": ppo_rows.generation,
+}
+STORED = Path(__file__).with_name("results.json")
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all")
+    parser.add_argument("--rounds", type=int, default=9, help="counted rounds of each row")
+    parser.add_argument("--store", action="store_true", help=f"write {STORED.name}, too")
+    asked = parser.parse_args()
+    if unknown := set(asked.rows) - set(ROWS):
+        parser.error(f"{', '.join(unknown)}: no such row; use {', '.join(ROWS)}")
+    return asked
+
+
+def line(row: compare.Row) -> str:
+    """A row of the table."""
+    f = row.figures()
+    reached = "reached" if row.ratio >= row.target else "missed"
+    return (
+        f"{row.name:40} {f['ratio']:6.2f}  ({f['lowest']:.2f} to {f['highest']:.2f})  "
+        f"at least {row.target}: {reached}   {f['ours']:.4g} and {f['theirs']:.4g} {f['unit']}"
+    )
+
+
+def main() -> None:
+    """Measure the rows asked for, print each when it is done, write the JSON."""
+    asked = arguments()
+    warnings.filterwarnings("ignore")
+    for name in environments.TRL:
+        environments.set_up(name)
+    work.start()
+    figures = {}
+    for name in asked.rows or ROWS:
+        row = ROWS[name](asked.rounds)
+        figures[name] = row.figures()
+        print(line(row), flush=True)
+    origin = provenance() | {"threads": compare.THREADS, "peers": list(environments.TRL.values())}
+    origin.pop("date")  # the commit dates a stored file
+    text = json.dumps({"ratios": figures, "provenance": origin}, indent=2) + "\n"
+    for path in [work.FOLDER.with_suffix(".json"), *([STORED] if asked.store else [])]:
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(work.ROOT))
+
+
+if __name__ == "__main__":
+    main()
