@@ -33,7 +33,7 @@ def test_the_tiny_models_weights_are_counted_as_transformers_counts_them():
     shape = LlamaConfig(
         vocab_size=300,
         hidden_size=32,
-        intermediate_size=128,
+        intermediate_size=tiny.intermediate_size,
         num_hidden_layers=3,
         num_attention_heads=2,
         tie_word_embeddings=True,
