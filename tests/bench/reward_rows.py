@@ -30,11 +30,12 @@ def deepspeed_side(config: RewardConfig, batches: list[list[Pair]]) -> Side:
     return lambda k: timed(lambda: [step(b) for b in batches[k * STEPS : (k + 1) * STEPS]])
 
 
-def against_trl(rounds: int) -> Row:
-    """The same pairs in the same order through TRL's trainer."""
+def against_trl(rounds: int, own_batches: bool = False) -> Row:
+    """The same pairs in the same order through TRL's trainer; ``own_batches`` as for SFT."""
     config = work.reward_config()
     batches = work.pairs(config, STEPS * (rounds + 1))
-    rows = [{"chosen_ids": c, "rejected_ids": r} for batch in batches for c, r in batch]
+    theirs = work.regrouped(batches, STEPS) if own_batches else batches
+    rows = [{"chosen_ids": c, "rejected_ids": r} for batch in theirs for c, r in batch]
     settings = dict(
         model=str(work.model("reward")),
         data=work.write("reward", rows),
@@ -44,4 +45,5 @@ def against_trl(rounds: int) -> Row:
     )
     with Peer(python(".venv-bench"), "reward.py", settings) as trl:
         times = in_turns(deepspeed_side(config, batches), trl, rounds)
-    return Row("reward model / TRL RewardTrainer", 1.3, "pairs", STEPS * config.batch_size, *times)
+    name = "reward model / TRL RewardTrainer" + (", its own batches" if own_batches else "")
+    return Row(name, 1.3, "pairs", STEPS * config.batch_size, *times)

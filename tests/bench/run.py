@@ -1,9 +1,10 @@
-"""`make bench`: five ratios, each measured in turns at equal work, as a table and as JSON.
+"""`make bench`: ratios of speed, each measured in turns at equal work, as a table and as JSON.
 
     python tests/bench/run.py [--rounds N] [--store] [ROW ...]
 
 A ratio is the median over rounds of theirs / ours: above 1, ours is faster. Both sides get the
-same weights, token ids and batches, two threads and fp32. `--store` keeps the figures beside
+same weights, token ids and batches, two threads and fp32; rows named `own_batches` let TRL group the
+same examples its own way. `--store` keeps the figures beside
 this file, as `results.json`, with where they come from.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 
 import compare
@@ -32,7 +34,9 @@ from chatlib.book.provenance import provenance
 ROWS = {
     "sft_bare": sft_rows.against_bare_loop,
     "sft_trl": sft_rows.against_trl,
+    "sft_trl_own_batches": partial(sft_rows.against_trl, own_batches=True),
     "reward_trl": reward_rows.against_trl,
+    "reward_trl_own_batches": partial(reward_rows.against_trl, own_batches=True),
     "ppo_trl": ppo_rows.against_trl,
     "generation": ppo_rows.generation,
 }
@@ -56,7 +60,7 @@ def line(row: compare.Row) -> str:
     f = row.figures()
     reached = "reached" if row.ratio >= row.target else "missed"
     return (
-        f"{row.name:40} {f['ratio']:6.2f}  ({f['lowest']:.2f} to {f['highest']:.2f})  "
+        f"{row.name:50} {f['ratio']:6.2f}  ({f['lowest']:.2f} to {f['highest']:.2f})  "
         f"at least {row.target}: {reached}   {f['ours']:.4g} and {f['theirs']:.4g} {f['unit']}"
     )
 
@@ -73,7 +77,12 @@ def main() -> None:
         row = ROWS[name](asked.rounds)
         figures[name] = row.figures()
         print(line(row), flush=True)
-    origin = provenance() | {"threads": compare.THREADS, "peers": list(environments.TRL.values())}
+    load = round(os.getloadavg()[0], 1)
+    origin = provenance() | {
+        "threads": compare.THREADS,
+        "load": load,
+        "peers": list(environments.TRL.values()),
+    }
     origin.pop("date")  # the commit dates a stored file
     text = json.dumps({"ratios": figures, "provenance": origin}, indent=2) + "\n"
     for path in [work.FOLDER.with_suffix(".json"), *([STORED] if asked.store else [])]:

@@ -71,11 +71,16 @@ def against_bare_loop(rounds: int) -> Row:
     return Row("SFT: DeepSpeed, 1 rank / bare loop", 0.9, "tokens", _tokens(batches), *times)
 
 
-def against_trl(rounds: int) -> Row:
-    """The same batches in the same order through TRL's trainer."""
+def against_trl(rounds: int, own_batches: bool = False) -> Row:
+    """The same batches in the same order through TRL's trainer.
+
+    With ``own_batches`` a round's examples are the same but TRL's batches random, its default;
+    only ours hold examples of similar length.
+    """
     config, pad = work.sft_config(), work.tokenizer().pad_token_id
     batches = work.dialogues(config, STEPS * (rounds + 1))
-    rows = [{"input_ids": e.ids, "completion_mask": e.mask} for b in batches for e in b]
+    theirs = work.regrouped(batches, STEPS) if own_batches else batches
+    rows = [{"input_ids": e.ids, "completion_mask": e.mask} for b in theirs for e in b]
     settings = dict(
         model=str(work.model("sft")),
         data=work.write("sft", rows),
@@ -85,4 +90,5 @@ def against_trl(rounds: int) -> Row:
     )
     with Peer(python(".venv-bench"), "sft.py", settings) as trl:
         times = in_turns(deepspeed_side(config, batches, pad), trl, rounds)
-    return Row("SFT / TRL SFTTrainer", 1.7, "tokens", _tokens(batches), *times)
+    name = "SFT / TRL SFTTrainer" + (", its own batches" if own_batches else "")
+    return Row(name, 1.7, "tokens", _tokens(batches), *times)

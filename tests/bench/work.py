@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -78,6 +79,17 @@ def prompts(config: PPOConfig) -> list[list[int]]:
 def _batches(config: StageConfig, rows: list, lengths: list[int], count: int) -> list[list]:
     order = collate.Batches(lengths, config.batch_size, config.seed)
     return [[rows[i] for i in order.at(step)] for step in range(count)]
+
+
+def regrouped(batches: list[list], steps: int) -> list[list]:
+    """Every round's examples put into batches at random, as a trainer without buckets does."""
+    rng, out = Random(0), []
+    for first in range(0, len(batches), steps):
+        examples = [e for batch in batches[first : first + steps] for e in batch]
+        rng.shuffle(examples)
+        size = len(batches[first])
+        out += [examples[i : i + size] for i in range(0, len(examples), size)]
+    return out
 
 
 def write(name: str, records: list[dict]) -> str:
