@@ -3,9 +3,9 @@
     python tests/bench/run.py [--rounds N] [--store] [ROW ...]
 
 A ratio is the median over rounds of theirs / ours: above 1, ours is faster. Both sides get the
-same weights, token ids and batches, two threads and fp32; rows named `own_batches` let TRL group the
-same examples its own way. `--store` keeps the figures beside
-this file, as `results.json`, with where they come from.
+same weights, token ids and batches, two threads and fp32; in rows named `own_batches` TRL groups
+the same examples its own way. `--store` keeps the figures beside this file, as `results.json`,
+with where they come from.
 """
 
 from __future__ import annotations
