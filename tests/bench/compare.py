@@ -99,7 +99,7 @@ class Peer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=outside | {"TRL_EXPERIMENTAL_SILENCE": "1"},
+            env=outside | {"OMP_NUM_THREADS": str(THREADS), "TRL_EXPERIMENTAL_SILENCE": "1"},
         )
 
     def __call__(self, round: int) -> float:

@@ -19,9 +19,7 @@ from pathlib import Path
 
 import compare
 
-# Before torch is imported, which reads the thread count; the peers inherit it.
-os.environ |= {"OMP_NUM_THREADS": str(compare.THREADS), "TOKENIZERS_PARALLELISM": "false"}
-os.environ |= compare.LAUNCH | {"CUDA_VISIBLE_DEVICES": ""}
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPU on both sides; before torch is imported
 
 import environments
 import ppo_rows

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from random import Random
 
 import torch
+from compare import LAUNCH, THREADS
 from transformers import PreTrainedTokenizerBase
 
 from chatlib import lab
@@ -28,7 +30,11 @@ def recorder() -> Recorder:
 
 
 def start() -> torch.device:
-    """This process as the only rank of a DeepSpeed launch."""
+    """This process as the only rank of a DeepSpeed launch, once the models are there."""
+    for stage in ("sft", "reward"):
+        model(stage)
+    os.environ |= LAUNCH
+    torch.set_num_threads(THREADS)
     return engine.start(sft_config(), recorder())
 
 
