@@ -31,12 +31,12 @@ def sft(**changes) -> SFTConfig:
 
 
 def reward(model, **changes) -> RewardConfig:
-    small = dict(model=str(model), steps=4, num_warmup_steps=1, reference_samples=32)
+    small = dict(model=model, steps=4, num_warmup_steps=1, reference_samples=32)
     return RewardConfig(**SMALL | small | changes)
 
 
 def ppo(model, reward_model, **changes) -> PPOConfig:
-    small = dict(model=str(model), reward_model=str(reward_model), steps=2, max_answer_tokens=12)
+    small = dict(model=model, reward_model=reward_model, steps=2, max_answer_tokens=12)
     return PPOConfig(**SMALL | small | changes)
 
 

@@ -1,0 +1,120 @@
+"""One rank equals two, and every ZeRO stage equals stage 0; one launch for all of it."""
+
+import json
+from pathlib import Path
+
+import parallel_stage
+import pytest
+import tiny_stages as tiny
+
+from chatlib.lab import runs
+from chatlib.lab.config import Lora
+from chatlib.lab.launch import launch
+
+pytestmark = [pytest.mark.launch, pytest.mark.timeout(600)]
+TOLERANCE = 1e-5
+ALONE = parallel_stage.STEPS | dict(ranks=1, learning_rate=parallel_stage.FAST)
+
+
+@pytest.fixture(scope="module")
+def two(policy, scorer, tmp_path_factory):
+    """The directory of the two-rank launch, with its findings."""
+    home = tmp_path_factory.mktemp("two")
+    inputs = {"policy": str(policy.model_dir), "scorer": str(scorer.model_dir)}
+    runs.write_json(home / "inputs.json", inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHATLIB_RUNS", str(home))
+        patch.setenv("CHATLIB_PROGRESS", "none")
+        patch.setenv("CHATLIB_STAGE_MODULE", "parallel_stage")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        run = launch(tiny.sft(ranks=2), timeout=300)
+    return run.directory
+
+
+@pytest.fixture(scope="module")
+def found(two):
+    """Each rank's findings."""
+    return json.loads((two / "findings.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one(alone, tmp_path_factory):
+    """The same SFT in this process alone, without ZeRO."""
+    config = tiny.sft(**ALONE)
+    return tiny.train(config, tmp_path_factory.mktemp("one"))
+
+
+@pytest.mark.parametrize("stage", "0123")
+def test_two_ranks_at_each_zero_stage_are_one_rank_without(stage, one, two, found):
+    assert found[0]["zero_stages"][stage]["losses"] == pytest.approx(
+        tiny.losses(one), abs=TOLERANCE
+    )
+    weights = tiny.weights(two / f"sft{stage}" / "model")
+    assert tiny.furthest(weights, tiny.weights(one.model_dir)) < TOLERANCE
+
+
+def test_every_tensor_is_partitioned_at_stage_three_and_none_before(found):
+    for rank in found:
+        for stage in "012":
+            assert all(own == whole for own, whole in rank["zero_stages"][stage]["tensors"])
+        tensors = rank["zero_stages"]["3"]["tensors"]
+        assert len(tensors) > 15
+        assert all(own == -(-whole // 2) for own, whole in tensors)
+
+
+def test_lora_at_stage_three_is_lora_alone(policy, found, two, tmp_path):
+    config = tiny.sft(model=policy.model_dir, lora=Lora(), **ALONE)
+    run = tiny.train(config, tmp_path)
+    assert found[0]["zero_stages"]["lora"] == pytest.approx(tiny.losses(run), abs=TOLERANCE)
+    merged = tiny.weights(two / "lora3" / "model")
+    assert tiny.furthest(merged, tiny.weights(run.model_dir)) < TOLERANCE
+
+
+@pytest.mark.parametrize("stage", "03")
+def test_the_reward_model_does_not_depend_on_ranks_and_stage(stage, policy, found, two, tmp_path):
+    config = tiny.reward(policy.model_dir, **ALONE)
+    run = tiny.train(config, tmp_path)
+    losses, accuracy = found[0]["reward_stages"][stage]
+    assert losses == pytest.approx(tiny.losses(run), abs=TOLERANCE)
+    assert accuracy == run.manifest["held_out_accuracy"]
+    weights = tiny.weights(two / f"reward{stage}" / "model")
+    assert tiny.furthest(weights, tiny.weights(run.model_dir)) < TOLERANCE
+
+
+@pytest.mark.parametrize("stage", "03")
+def test_a_ppo_update_does_not_depend_on_ranks_and_stage(
+    stage, policy, scorer, found, two, tmp_path
+):
+    """Whitening over all ranks' tokens, losses over the global token count."""
+    import torch
+
+    inputs = {"policy": str(policy.model_dir), "scorer": str(scorer.model_dir)}
+    alone = parallel_stage.update_of_given_answers(tmp_path, inputs, torch.device("cpu"), worlds=1)
+    both = found[0]["update_of_given_answers"][stage]
+    assert both == pytest.approx(alone[0], rel=1e-3, abs=1e-4)
+    assert abs(both["kl"]) > 0.01  # the update moved the policy
+    ours, theirs = (tiny.weights(d / f"update{stage}" / "model") for d in (tmp_path, two))
+    assert tiny.furthest(ours, theirs) < TOLERANCE
+
+
+def test_two_and_two_ppo_iterations_on_two_ranks_are_four_bit_for_bit(two):
+    times = ["generate_seconds", "score_seconds", "learn_seconds"]
+    whole, rest = (runs.Run(two / name) for name in ("whole", "rest"))
+    frames = [run.metrics.drop(columns=times) for run in (whole, rest)]
+    assert frames[0].iloc[2:].reset_index(drop=True).equals(frames[1])
+    assert tiny.furthest(*(tiny.weights(run.model_dir) for run in (whole, rest))) == 0
+
+
+def test_ranks_draw_different_samples_from_one_shared_shuffle(found):
+    parts = [rank["rollouts"] for rank in found]
+    assert not set(parts[0]["prompts"]) & set(parts[1]["prompts"])
+    assert len(parts[0]["prompts"]) == len(parts[1]["prompts"]) == 4
+    draws = [tuple(a) for part in parts for a in part["answers"]]
+    assert len(set(draws)) == len(draws) == 8
+
+
+def test_generation_at_stage_three_survives_unequal_lengths(found):
+    for rank in found:
+        assert rank["unequal"]["stopped"] == rank["unequal"]["expected"]
+    lengths = [len(rank["unequal"]["stopped"]) for rank in found]
+    assert lengths[0] <= 3 and lengths[1] == 12
