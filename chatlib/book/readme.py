@@ -84,7 +84,7 @@ def _gains(seeds: list[dict]) -> str:
 
 ROWS: list[tuple[str, str, Callable, str]] = [
     ("SFT: well-formed answers, held-out prompts", "sft.well_formed", _share, "0.95"),
-    ("SFT: required facts copied right", "sft.grounded", _share, "0.85"),
+    ("SFT: stated numbers that the prompt contains", "sft.grounded", _share, "0.85"),
     ("reward model: way from chance to the Bayes ceiling", "reward.chance_to_bayes", _share, ".75"),
     ("PPO: gain in gold reward, by seed", "ppo.seeds", _gains, "+1.0 each"),
     (
