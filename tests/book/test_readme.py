@@ -38,7 +38,7 @@ def project(tmp_path, monkeypatch):
 def test_table_holds_the_figures_and_the_rest_stays(project):
     readme.update(project / "results.json")
     text = readme.README.read_text()
-    assert "| SFT: required facts copied right | 0.87 | 0.85 |" in text
+    assert "| SFT: stated numbers that the prompt contains | 0.87 | 0.85 |" in text
     assert "| +1.20, +1.20 | +1.0 each |" in text
     assert "2 cores of Testor 3000" in text and "at commit 012345678." in text
     assert text.startswith("# Title\n") and text.endswith("\nrest\n") and "9.99" not in text
