@@ -136,7 +136,7 @@ def picture(figures: dict, path: Path) -> None:
     from matplotlib import pyplot
 
     seeds = at(figures, "ppo.seeds") or []
-    before, after = (at(figures, f"ppo.parts_{when}") or {} for when in ("before", "after"))
+    before, after = (at(figures, f"ppo.components.{when}") or {} for when in ("before", "after"))
     settings = {"svg.hashsalt": "chatlib", "svg.fonttype": "path", "font.size": 10}
     settings |= {"axes.spines.top": False, "axes.spines.right": False}
     with pyplot.rc_context(settings):

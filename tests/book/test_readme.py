@@ -12,8 +12,7 @@ FIGURES = {
             {"seed": 0, "gold_before": 1.9, "gold_after": 3.1, "win_low": 0.72},
             {"seed": 1, "gold_before": 1.8, "gold_after": 3.0, "win_low": 0.70},
         ],
-        "parts_before": {"facts": 1.7},
-        "parts_after": {"facts": 1.8},
+        "components": {"before": {"facts": 1.7}, "after": {"facts": 1.8}},
     },
     "provenance": {
         "book": {
