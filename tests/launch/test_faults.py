@@ -24,8 +24,14 @@ def fault(monkeypatch, **parts):
 
 
 def launched_elsewhere(settings: str) -> subprocess.Popen:
-    """A process that launches, so that it can be killed or interrupted."""
-    code = f"from chatlib.lab import SFTConfig, launch; launch(SFTConfig({settings}))"
+    """A process that launches, so that it can be killed or interrupted.
+
+    A shell starts a background job with interrupts ignored, and its children inherit that.
+    """
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from chatlib.lab import SFTConfig, launch; launch(SFTConfig({settings}))"
+    )
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
