@@ -7,6 +7,7 @@ and no attention mask is needed.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import torch
@@ -137,16 +138,36 @@ def longest(model: PreTrainedModel, max_seq_len: int) -> int:
     return min(max_seq_len, limit or max_seq_len)
 
 
+def states(
+    model: PreTrainedModel, ids: Tensor, where: Tensor, together: int | None = None, **context
+) -> Tensor:
+    """Last hidden states (N, width) at the places where a (batch, time) mask is 1, row by row.
+
+    ``together`` rows are computed at once (all by default), those of similar length: attention
+    is causal, so nothing after a row's last marked place can matter, and rows are cut there.
+    """
+    if together is None or len(ids) <= together:
+        out = model.base_model(input_ids=ids, use_cache=False, **context)
+        return out.last_hidden_state[where.bool()]
+    ends = (where * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(1)
+    counts, parts = where.sum(1), {}
+    for rows in ends.argsort().split(together):
+        end = int(ends[rows[-1]])
+        found = states(model, ids[rows, :end], where[rows, :end])
+        parts |= zip(rows.tolist(), found.split(counts[rows].tolist()))
+    return torch.cat([parts[row] for row in range(len(ids))])
+
+
 class AnswerLM(nn.Module):
     """Log-probabilities of the marked tokens of a batch, and nothing computed for the others.
 
     The head's (vocabulary x width) product is the largest of a small model, so it is taken
-    only at the positions that predict a marked token.
+    only at the positions that predict a marked token. ``together``: see `states`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, together: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.together = model, together
 
     def forward(
         self, ids: Tensor, mask: Tensor, temperature: float = 1.0, with_entropy: bool = False
@@ -156,10 +177,10 @@ class AnswerLM(nn.Module):
         ``ids`` and ``mask`` are (batch, time), padded on the right; mask is 1 on the tokens to
         predict. Position t - 1 predicts token t, so a marked first token cannot be predicted.
         """
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        marked = mask[:, 1:].bool()
-        logits = self.model.get_output_embeddings()(hidden[:, :-1][marked])
-        logp = token_log_probs(logits, ids[:, 1:][marked], temperature)
+        marked = mask[:, 1:]
+        hidden = states(self.model, ids[:, :-1], marked, self.together)
+        logits = self.model.get_output_embeddings()(hidden)
+        logp = token_log_probs(logits, ids[:, 1:][marked.bool()], temperature)
         return logp, entropy(logits.detach(), temperature) if with_entropy else None
 
 
@@ -168,18 +189,37 @@ class TokenScorer(nn.Module):
 
     Read at the last token of an answer it is the reward model's score; read at every position
     that chooses a token it is the critic's value of that state. ``score_mean`` and ``score_std``
-    in the model's configuration (the reward stage puts them there) normalise it.
+    in the model's configuration (the reward stage puts them there) normalise it. ``together``:
+    see `states`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, together: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.together = model, together
+        known = inspect.signature(model.base_model.forward).parameters
+        self.takes_positions = "position_ids" in known
 
-    def forward(self, ids: Tensor, where: Tensor) -> Tensor:
-        """Scalars (N,) at the places where the (batch, time) mask is 1, row by row."""
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        raw = self.model.score(hidden[where.bool()]).squeeze(-1).float()
-        known = self.model.config
+    def forward(
+        self,
+        ids: Tensor,
+        where: Tensor,
+        positions: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """Scalars (N,) at the places where the (batch, time) mask is 1, row by row.
+
+        Rows that hold more than one text come with the ``positions`` (batch, time) of their
+        tokens and with which tokens each token attends to: ``seen`` (batch, time, time), bool.
+        """
+        if seen is None:
+            hidden = states(self.model, ids, where, self.together)
+        else:
+            smallest = torch.finfo(self.model.dtype).min
+            bias = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill_(~seen, smallest)
+            hidden = states(
+                self.model, ids, where, position_ids=positions, attention_mask=bias[:, None]
+            )
+        raw, known = self.model.score(hidden).squeeze(-1).float(), self.model.config
         return (raw - getattr(known, "score_mean", 0.0)) / getattr(known, "score_std", 1.0)
 
 

@@ -8,6 +8,7 @@ The score is a sequence classifier's single output, read at the answer's last to
 from __future__ import annotations
 
 import time
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     net = engine.initialize(
         config, TokenScorer(model), config.learning_rate, config.steps, "model", recorder.directory
     )
-    lengths = [max(len(chosen), len(rejected)) for chosen, rejected in pairs]
+    lengths = [len(row) for row in side_by_side(pairs)[0]]
     batches = collate.Batches(lengths, config.batch_size, config.seed, report)
     first, state = engine.restore({"model": net}, recorder)
     tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
@@ -134,10 +135,38 @@ def encode(tokenizer, records: list[Preference], limit: int, recorder: Recorder)
 
 
 def score_pairs(net, pairs: list[Pair], tokenizer, device) -> tuple[Tensor, Tensor]:
-    """Scores (n,) of the chosen and of the rejected answers, computed in one pass."""
-    rows = [chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs]
-    scores = score(net, rows, tokenizer, device)
-    return scores[: len(pairs)], scores[len(pairs) :]
+    """Scores (n,) of the chosen and of the rejected answers, each prompt read only once.
+
+    The same figures as `score` of either answer alone: what stands in a row is `side_by_side`,
+    and the attention mask lets no answer see the other. A model that counts positions itself
+    (its forward takes none) reads every answer after a prompt of its own.
+    """
+    if not getattr(net, "module", net).takes_positions:
+        scores = score(net, [row for pair in pairs for row in pair], tokenizer, device)
+        return scores[::2], scores[1::2]
+    rows, positions, parts = side_by_side(pairs)
+    ids, valid = collate.pad(rows, tokenizer.pad_token_id)
+    part, place = collate.pad(parts, 2)[0], collate.pad(positions, 0)[0]
+    seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
+    last = last_token(valid) | last_token((part == 1).long())
+    scores = net(*(t.to(device) for t in (ids, last, place, seen.tril()))).view(-1, 2)
+    return scores[:, 0], scores[:, 1]
+
+
+def side_by_side(pairs: list[Pair]) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+    """(ids, positions, parts): each pair as one row, what both begin with written once.
+
+    Part 0 is the common beginning, 1 the rest of the chosen, 2 the rest of the rejected answer;
+    both rests continue the positions of part 0. Each keeps its last token, where it is scored.
+    """
+    rows, positions, parts = [], [], []
+    for chosen, rejected in pairs:
+        alike = takewhile(lambda two: two[0] == two[1], zip(chosen[:-1], rejected[:-1]))
+        same = len(list(alike))
+        rows.append(chosen + rejected[same:])
+        positions.append([*range(len(chosen)), *range(same, len(rejected))])
+        parts.append([0] * same + [1] * (len(chosen) - same) + [2] * (len(rejected) - same))
+    return rows, positions, parts
 
 
 def score(net, rows: list[list[int]], tokenizer, device) -> Tensor:

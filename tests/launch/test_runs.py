@@ -5,7 +5,7 @@ import json
 import pytest
 from launches import config, run_of
 
-from chatlib.lab import RewardConfig, runs
+from chatlib.lab import RewardConfig, SFTConfig, runs
 from chatlib.lab.runs import Recorder, Run, RunError
 
 
@@ -25,6 +25,16 @@ def test_a_runs_name_depends_on_settings_and_contents_and_not_on_the_place(home)
     assert names["a"] == names["b"] != names["c"]
     assert runs.run_name(config()) != runs.run_name(config(seed=1))
     assert runs.run_name(config()) == runs.run_name(config())
+
+
+def test_a_setting_that_is_not_set_does_not_rename_runs():
+    """Only so can a new optional setting come without every run being trained again."""
+
+    class Later(SFTConfig):
+        lora_of_later: float | None = None
+
+    assert runs.run_name(Later()) == runs.run_name(SFTConfig())
+    assert runs.run_name(Later(lora_of_later=0.1)) != runs.run_name(SFTConfig())
 
 
 def test_a_source_that_is_not_there(home):
