@@ -7,7 +7,7 @@ is allowed; unknown names are refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -72,6 +72,9 @@ class Lora(Strict):
         ["q_proj", "v_proj"], description="endings of the names of the layers that get adapters"
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_learning_rate: float | None = Field(
+        None, gt=0, description="peak for the adapters; None: the stage's, which a score head keeps"
+    )
 
 
 class StageConfig(Strict):
@@ -140,6 +143,11 @@ class StageConfig(Strict):
         return [
             {"name": str(v)} if isinstance(v, str) or hasattr(v, "__fspath__") else v for v in items
         ]
+
+    def of(self, role: str, name: str) -> Any:
+        """A setting of one trained model: `{role}_{name}` where it is given, else `name`."""
+        own = getattr(self, f"{role}_{name}", None)
+        return getattr(self, name) if own is None else own
 
     @property
     def micro_batch(self) -> int:
@@ -217,9 +225,19 @@ class PPOConfig(StageConfig):
     unsup_coef: float = Field(0.0, ge=0, description="weight of the pretraining (PTX) loss")
     enable_ema: bool = False
     ema_decay: float = Field(0.992, ge=0, lt=1)
+    offload_reference_model: bool = Field(
+        False, description="the reference's weights in host memory"
+    )
+
+    # --- one trained model's own setting; None: that of both (`zero_stage`, `lora`, ...)
     actor_zero_stage: Literal[0, 1, 2, 3] | None = None
     critic_zero_stage: Literal[0, 1, 2, 3] | None = None
-    offload_reference_model: bool = False
+    actor_lora: Lora | None = None
+    critic_lora: Lora | None = None
+    actor_gradient_checkpointing: bool | None = None
+    critic_gradient_checkpointing: bool | None = None
+    actor_weight_decay: float | None = Field(None, ge=0)
+    critic_weight_decay: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _rollouts_are_draws_from_the_policy(self) -> PPOConfig:

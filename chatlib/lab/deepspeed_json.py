@@ -33,8 +33,7 @@ def micro_batch(config: StageConfig) -> int:
 
 def zero_stage(config: StageConfig, role: Role = "model") -> int:
     """The ZeRO stage of one of the trained models (PPO may give actor and critic their own)."""
-    own = getattr(config, f"{role}_zero_stage", None)
-    return config.zero_stage if own is None else own
+    return config.of(role, "zero_stage")
 
 
 def deepspeed_json(

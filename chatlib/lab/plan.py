@@ -174,7 +174,7 @@ def memory(config: StageConfig, device: str) -> dict[str, int] | None:
             return None
         weights = trained(shapes, None)
         frozen += weights * WIDTH[dtype]
-        counts = weights, trained(shapes, config.lora)
+        counts = weights, trained(shapes, config.of(role, "lora"))
         parts = state_bytes(*counts, config.ranks, zero_stage(config, role), dtype)
         total = {name: total.get(name, 0) + parts.get(name, 0) for name in {**total, **parts}}
     return total | ({"reference and reward model": frozen} if len(roles) > 1 else {})

@@ -112,9 +112,12 @@ def fingerprints(config: StageConfig) -> dict[str, str]:
 
 
 def run_name(config: StageConfig, prints: dict[str, str] | None = None) -> str:
-    """`{stage}-{hash}`: equal for the same settings on the same data, wherever files lie."""
+    """`{stage}-{hash}`: equal for the same settings on the same data, wherever files lie.
+
+    A setting that is None is not set and does not count: a new one of that kind renames no run.
+    """
     prints = fingerprints(config) if prints is None else prints
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    text = json.dumps(config.model_dump(mode="json", exclude_none=True), sort_keys=True)
     for name, fingerprint in prints.items():
         text = text.replace(json.dumps(name), json.dumps(fingerprint))
     return f"{config.stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
