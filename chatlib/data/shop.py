@@ -70,16 +70,18 @@ FLAWS = {
 # --------------------------------------------------------------------- markup
 _SPAN = re.compile(r"\[([A-Z]+)\|([^\]]*)\]")
 _CLASS = re.compile(r"(\w+)\^([A-Z]+)")
+_CLASS_MARK = re.compile(r"(?<=\w)\^[A-Z]+")
+_MARK = re.compile(r"\[[A-Z]+\||\]|(?<=\w)\^[A-Z]+")  # all that `plain` leaves out
 
 
 def plain(marked: str) -> str:
     """The text without its annotation."""
-    return _CLASS.sub(r"\1", _SPAN.sub(r"\2", marked))
+    return _MARK.sub("", marked)
 
 
 def spans(marked: str) -> list[tuple[int, int, str]]:
     """Entity spans ``(start, end, label)`` in the coordinates of `plain`'s text."""
-    marked, found, removed = _CLASS.sub(r"\1", marked), [], 0
+    marked, found, removed = _CLASS_MARK.sub("", marked), [], 0
     for match in _SPAN.finditer(marked):
         start = match.start() - removed
         found.append((start, start + len(match[2]), match[1]))

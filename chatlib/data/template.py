@@ -101,8 +101,9 @@ def render(
     """
     if not dialogues:
         return []
+    special = special_tokens(tokenizer)
     return tokenizer.apply_chat_template(
-        [[_harmless(tokenizer, m) for m in messages] for messages in dialogues],
+        [[_harmless(special, m) for m in messages] for messages in dialogues],
         tokenize=False,
         add_generation_prompt=prompt,
     )
@@ -113,9 +114,9 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
 
 
-def _harmless(tokenizer: PreTrainedTokenizerBase, message: dict) -> dict:
+def _harmless(special: list[str], message: dict) -> dict:
     content = message["content"]
-    for token in special_tokens(tokenizer):
+    for token in special:
         if token in content:
             content = content.replace(token, token[:1] + " " + token[1:])
     return {"role": message["role"], "content": content}
@@ -129,7 +130,7 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: list[list[dict]]) ->
     whole = render(tokenizer, messages)
     jobs = [(i, k) for i, turns in enumerate(messages) for k in _answers_of(turns)]
     opened = render(tokenizer, [messages[i][:k] for i, k in jobs], prompt=True)
-    closed = render(tokenizer, [messages[i][: k + 1] for i, k in jobs])
+    closed = _rendered_up_to(tokenizer, messages, jobs, whole)
     out: list[list[str]] = [[] for _ in messages]
     ends = [0] * len(messages)
     for (i, k), start, end in zip(jobs, opened, closed):
@@ -141,6 +142,14 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: list[list[dict]]) ->
         out[i] += [whole[i][ends[i] : len(start)], end[len(start) :]]
         ends[i] = len(end)
     return out
+
+
+def _rendered_up_to(tokenizer, messages, jobs: list[tuple[int, int]], whole: list[str]) -> list:
+    """Dialogue i up to its turn k for each (i, k); one that ends there is in ``whole``."""
+    last = [k + 1 == len(messages[i]) for i, k in jobs]
+    rest = [messages[i][: k + 1] for (i, k), at_end in zip(jobs, last) if not at_end]
+    cut = iter(render(tokenizer, rest))
+    return [whole[i] if at_end else next(cut) for (i, _), at_end in zip(jobs, last)]
 
 
 def _answers_of(turns: list[dict]) -> list[int]:
