@@ -1,4 +1,4 @@
-"""The same stages from a shell or a batch script: `python -m chatlib sft|reward|ppo|e2e|runs|chat`.
+"""The same stages from a shell: `python -m chatlib sft|reward|ppo|e2e|slurm|runs|chat`.
 
 Every field of a stage's configuration is an option of the same name; `--help` lists them
 with unit and default.
@@ -78,8 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         "e2e", help="the three stages in order, by the book's recipes", allow_abbrev=False
     )
     add_launch_options(e2e)
-    e2e.add_argument("--seed", type=int, default=0, help="of all three stages (default 0)")
+    add_recipe_options(e2e)
     e2e.set_defaults(run=run_e2e)
+    add_slurm(commands)
     listed = commands.add_parser("runs", help="the runs on this machine, finished or not")
     listed.set_defaults(run=list_runs)
     chat = commands.add_parser("chat", help="chat with models in the terminal", add_help=False)
@@ -92,6 +93,32 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--timeout", type=float, help="seconds without a heartbeat (default 600)")
+    parser.add_argument("--hosts", type=Path, help="DeepSpeed hostfile: a line `NAME slots=RANKS`")
+    parser.add_argument("--node_rank", type=int, help="this machine's place in it; no ssh then")
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """What chooses the configuration of a recipe."""
+    parser.add_argument("--seed", type=int, default=0, help="of every stage (default 0)")
+    parser.add_argument(
+        "--profile", help="laptop, gpu, node, cluster or a .json file (default: $CHATLIB_PROFILE)"
+    )
+
+
+def add_slurm(commands: argparse._SubParsersAction) -> None:
+    """`python -m chatlib slurm CONFIG_OR_RECIPE ...`."""
+    text = "print a batch script for Slurm that trains stages one after another"
+    slurm = commands.add_parser("slurm", help=text, description=text, allow_abbrev=False)
+    slurm.add_argument(
+        "stages", nargs="+", metavar="CONFIG_OR_RECIPE", help="a run's config.json, or a recipe"
+    )
+    add_recipe_options(slurm)
+    slurm.add_argument("--nodes", type=int, help="machines (default: the profile's)")
+    slurm.add_argument("--cpu", action="store_true", help="ask for no GPUs")
+    slurm.add_argument("--time", default="24:00:00", help="limit, D-HH:MM:SS (default 24:00:00)")
+    slurm.add_argument("--resume", action="store_true", help="continue from the last checkpoints")
+    slurm.add_argument("--timeout", type=float, help="seconds without a heartbeat (default 600)")
+    slurm.set_defaults(run=print_slurm)
 
 
 def add_fields(parser: argparse.ArgumentParser, model: type[StageConfig]) -> None:
@@ -147,7 +174,8 @@ def run_stage(options: argparse.Namespace, _: list[str]) -> int:
 
 def launch_with(config: StageConfig, options: argparse.Namespace) -> runs.Run:
     """`launch` with the options of the command line."""
-    return launch(config, dry_run=options.dry_run, resume=options.resume, timeout=options.timeout)
+    names = ("dry_run", "resume", "timeout", "hosts", "node_rank")
+    return launch(config, **{name: getattr(options, name) for name in names})
 
 
 def read_config(path: Path) -> dict:
@@ -165,9 +193,26 @@ def run_e2e(options: argparse.Namespace, _: list[str]) -> int:
     """SFT, reward model and PPO in order; finished ones are found, not repeated."""
     from chatlib.lab import profiles
 
-    finished = [launch_with(profiles.recipe(name, options.seed), options) for name in stages.STAGES]
+    configs = [profiles.recipe(name, options.seed, options.profile) for name in stages.STAGES]
+    finished = [launch_with(config, options) for config in configs]
     if not options.dry_run:
         print(table(finished))
+    return 0
+
+
+def print_slurm(options: argparse.Namespace, _: list[str]) -> int:
+    """The batch script of some stages; nothing is started."""
+    from chatlib.lab import profiles, slurm
+
+    at = profiles.choose(options.profile)
+    configs = [
+        stages.parse(read_config(Path(name)))
+        if name.endswith(".json")
+        else profiles.recipe(name, options.seed, at)
+        for name in options.stages
+    ]
+    limits = {"time": options.time, "resume": options.resume, "timeout": options.timeout}
+    print(slurm.script(configs, options.nodes or at.nodes, not options.cpu, **limits), end="")
     return 0
 
 

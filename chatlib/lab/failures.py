@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from chatlib.lab import runs
@@ -72,12 +73,15 @@ def live_ranks(directory: Path) -> list[int]:
 # ------------------------------------------------------------------ a rank that ended
 
 
-def failure(run: Run, ranks: int, code: int) -> LaunchError:
-    """The error of a launch that ended without a complete manifest: the rank that began it."""
+def failure(run: Run, ranks: int, code: int, log: Path | None = None) -> LaunchError:
+    """The error of a launch that ended without a complete manifest: the rank that began it.
+
+    `code` is the exit code of the deepspeed launcher, `log` what it wrote.
+    """
     states = runs.read_states(run.directory, ranks)
     failed = [state for state in states if has_failed(state)]
     if not failed:
-        log = run.directory / "log" / "launcher.txt"
+        log = log or run.directory / "log" / "launcher.txt"
         return LaunchError(
             f"{run.name}: the deepspeed launcher ended ({describe_code(code)}) and no rank said "
             f"why; last lines of {log}:\n{_tail(log)}"
@@ -129,19 +133,23 @@ def describe_code(code: int) -> str:
 # ----------------------------------------------------------------- a rank that hangs
 
 
-def stuck(run: Run, states: list[dict], silent: list[float]) -> RankStuck:
-    """The error of a launch without progress, after every rank has dumped its stacks.
+def stuck(
+    run: Run, states: list[dict], silent: list[float], hosts: Sequence[str] = ()
+) -> RankStuck:
+    """The error of a launch without progress, after every rank here has dumped its stacks.
 
-    `silent` holds the seconds since each rank's last heartbeat.
+    `silent` holds the seconds since each rank's last heartbeat, `hosts` the machine of each
+    rank where there are several.
     """
+    places = [f" on {host}" for host in hosts] or [""] * len(states)
     for pid in live_ranks(run.directory):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGUSR1)
     time.sleep(0.5)
     lines = [
-        f"  rank {rank}: step {state.get('step', 0)} ({state.get('where') or 'training'}), "
+        f"  rank {rank}{place}: step {state.get('step', 0)} ({state.get('where') or 'training'}), "
         f"{seconds:.0f} s ago; in {_innermost(run.directory, rank)}"
-        for rank, (state, seconds) in enumerate(zip(states, silent))
+        for rank, (state, seconds, place) in enumerate(zip(states, silent, places))
     ]
     return RankStuck(
         f"{run.name}: no progress for {max(silent):.0f} s, all ranks were ended; "

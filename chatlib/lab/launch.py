@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chatlib.lab import display, plan, runs
+from chatlib.lab import display, nodes, plan, runs
 from chatlib.lab.config import StageConfig
 from chatlib.lab.deepspeed_json import all_deepspeed_json
 from chatlib.lab.failures import (
@@ -33,12 +33,14 @@ from chatlib.lab.failures import (
     port_was_taken,
     stuck,
 )
+from chatlib.lab.nodes import Hosts, Nodes
 from chatlib.lab.runs import Run
 
 START_TIMEOUT = 120.0  # seconds until every rank's first sign of life, at least
 TIMEOUT = 600.0  # seconds without a heartbeat; loading a large model may take minutes
 POLL = 0.1  # seconds between two looks at the ranks
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+SSH_GRACE = 15.0  # the same where DeepSpeed has to end ranks on other machines over ssh
 PACKAGES = ("chatlib", "torch", "deepspeed", "transformers", "tokenizers", "peft", "datasets")
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -49,6 +51,8 @@ def launch(
     dry_run: bool = False,
     resume: bool = False,
     timeout: float | None = None,
+    hosts: Hosts | None = None,
+    node_rank: int | None = None,
 ) -> Run:
     """Train one stage with DeepSpeed and return its finished run.
 
@@ -58,28 +62,77 @@ def launch(
     where there is none); `timeout` is the number of seconds without a heartbeat after which
     a rank counts as stuck (default 600).
 
+    `hosts` names several machines: a DeepSpeed hostfile's path, or its lines (`"node1 slots=8"`);
+    None stands for `$CHATLIB_HOSTS`, or for this machine alone. DeepSpeed starts their ranks
+    over ssh, unless the same launch runs on every machine, each with its own `node_rank` (0, 1,
+    ...). The folder of runs must be on a file system that all machines share under one path.
+    Over ssh, ranks on other machines outlive this process when it is killed with SIGKILL.
+
     Raises `RankFailed`, `RankStuck` or `LaunchError`, but ends every process it started
     first, also when it is interrupted.
     """
     if ranks is not None:
         config = type(config).model_validate({**config.model_dump(), "ranks": ranks})
+    several = nodes.read(hosts, config.ranks, node_rank)
     prints = runs.fingerprints(config)
     run = Run(runs.root() / runs.run_name(config, prints))
     if dry_run:
-        print(plan.describe(config, run.directory))
+        print(plan.describe(config, run.directory, several))
     elif not run.complete:
         for model in runs.models_of(config):
             runs.resolve(model)  # a missing one is told now, not by a rank
-        if resume:
-            refuse_changed_config(run, config)
-        with claimed(run.directory):
-            if not run.complete:  # another process may have finished it in between
-                _train(run, config, prints, resume, timeout or TIMEOUT)
+        if several and several.here:
+            _join(run, config, timeout or TIMEOUT, several)
+        else:
+            _lead(run, config, prints, resume, timeout or TIMEOUT, several)
     return run
 
 
+def _lead(
+    run: Run,
+    config: StageConfig,
+    prints: dict[str, str],
+    resume: bool,
+    timeout: float,
+    several: Nodes | None,
+) -> None:
+    """The part of the process that owns the run directory."""
+    if several:
+        nodes.require_ssh_launcher(several)
+    else:
+        plan.require_gpus(config.ranks)
+    if resume:
+        refuse_changed_config(run, config)
+    with claimed(run.directory):
+        if not run.complete:  # another process may have finished it in between
+            _train(run, config, prints, resume, timeout, several)
+
+
+def _join(run: Run, config: StageConfig, timeout: float, several: Nodes) -> None:
+    """The part of every further node: run its ranks, and leave the record to the first node."""
+    patience = max(timeout, START_TIMEOUT)
+    meeting = nodes.await_meeting(run.directory, lambda: run.complete, patience)
+    if meeting is None:
+        return
+    checkpoint = Path(meeting["checkpoint"]) if meeting["checkpoint"] else None
+    try:
+        _run_group(run, config, checkpoint, timeout, several, meeting["port"])
+    except LaunchError as error:
+        deadline = time.monotonic() + 2 * GRACE  # it knows better why, and says so on its way out
+        while not (reason := run.manifest.get("reason")) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        if reason and reason not in str(error):
+            error.args = (f"{error}\nthe first node says: {reason}",)
+        raise
+
+
 def _train(
-    run: Run, config: StageConfig, prints: dict[str, str], resume: bool, timeout: float
+    run: Run,
+    config: StageConfig,
+    prints: dict[str, str],
+    resume: bool,
+    timeout: float,
+    several: Nodes | None,
 ) -> None:
     """The launch proper, with its outcome written into the manifest."""
     started = time.time()
@@ -87,8 +140,8 @@ def _train(
     outcome = {"status": "failed"}
     try:
         with writable(run.directory):
-            _write_start(run.directory, config, prints, started)
-        _run_with_retry(run, config, checkpoint, timeout)
+            _write_start(run.directory, config, prints, started, several)
+        _run_with_retry(run, config, checkpoint, timeout, several)
         outcome = {"status": "complete", "seconds": round(time.time() - started, 3)}
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -208,14 +261,25 @@ def _clear(directory: Path) -> None:
 
 
 def _write_start(
-    directory: Path, config: StageConfig, prints: dict[str, str], started: float
+    directory: Path,
+    config: StageConfig,
+    prints: dict[str, str],
+    started: float,
+    several: Nodes | None,
 ) -> None:
     """The files that a run has from its start."""
     (directory / "log").mkdir(exist_ok=True)
     runs.write_json(directory / "config.json", config.model_dump(mode="json"))
     device = plan.accelerator()
     runs.write_json(directory / "deepspeed.json", all_deepspeed_json(config, device, directory))
-    runs.write_json(directory / "manifest.json", provenance(config, prints, started))
+    known = provenance(config, prints, started)
+    if several:
+        known["hosts"] = several.slots
+        runs.write_atomically(directory / "hostfile", several.hostfile)
+        if several.here is None:
+            added = plan.environment(config.ranks, several)
+            nodes.write_exports(directory / "exports.txt", added)
+    runs.write_json(directory / "manifest.json", known)
 
 
 def provenance(config: StageConfig, prints: dict[str, str], started: float) -> dict:
@@ -251,48 +315,97 @@ def commit() -> str | None:
 # ----------------------------------------------------------------- running and watching
 
 
-def _run_with_retry(run: Run, config: StageConfig, checkpoint: Path | None, timeout: float) -> None:
-    """Run the group, and once more on another port when its port was taken in between."""
+def _run_with_retry(
+    run: Run, config: StageConfig, checkpoint: Path | None, timeout: float, several: Nodes | None
+) -> None:
+    """Run the group, and once more on another port when its port was taken in between.
+
+    Nodes that launch for themselves were told the port, and are not called a second time.
+    """
     try:
-        _run_group(run, config, checkpoint, timeout)
+        _run_group(run, config, checkpoint, timeout, several)
     except RankFailed as error:
-        if not port_was_taken(error):
+        if not port_was_taken(error) or (several and several.here is not None):
             raise
-        _run_group(run, config, checkpoint, timeout)
+        _run_group(run, config, checkpoint, timeout, several)
 
 
-def _run_group(run: Run, config: StageConfig, checkpoint: Path | None, timeout: float) -> None:
-    """Start the ranks, watch them to their end, and leave no process behind."""
-    with writable(run.directory):
-        for rank in range(config.ranks):
-            waiting = {"rank": rank, "status": "waiting", "step": 0, "where": "not started"}
-            runs.write_state(runs.state_path(run.directory, rank), waiting)
-        log = open(run.directory / "log" / "launcher.txt", "ab")  # noqa: SIM115
-    arguments = plan.command(run.directory, config.ranks, plan.free_port(), checkpoint)
+def _run_group(
+    run: Run,
+    config: StageConfig,
+    checkpoint: Path | None,
+    timeout: float,
+    several: Nodes | None = None,
+    port: int | None = None,
+) -> None:
+    """Start the ranks, watch them to their end, and leave no process behind.
+
+    Without a port, which a further node was told, this process begins the run.
+    """
+    here = several.here if several else None
+    log = run.directory / "log" / f"launcher{here or ''}.txt"
+    if port is None:
+        port = plan.free_port()
+        with writable(run.directory):
+            _expect_ranks(run.directory, config.ranks)
+            if here is not None:
+                nodes.announce(run.directory, port, checkpoint)
+    process = _start(run.directory, config.ranks, port, checkpoint, several, log)
+    try:
+        _watch(process, run, config, timeout, several)
+    finally:
+        end_group(process, SSH_GRACE if several and here is None else GRACE)
+    if not run.complete:
+        raise failure(run, config.ranks, process.returncode, log)
+
+
+def _expect_ranks(directory: Path, ranks: int) -> None:
+    """State files of ranks that have not started."""
+    for rank in range(ranks):
+        waiting = {"rank": rank, "status": "waiting", "step": 0, "where": "not started"}
+        runs.write_state(runs.state_path(directory, rank), waiting)
+
+
+def _start(
+    directory: Path,
+    ranks: int,
+    port: int,
+    checkpoint: Path | None,
+    several: Nodes | None,
+    log: Path,
+) -> subprocess.Popen:
+    """The `deepspeed` process of a launch, in a group of its own."""
+    arguments = plan.command(directory, ranks, port, checkpoint, several)
     inherited = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
-    with log:
-        process = subprocess.Popen(
+    if several and several.here is None:
+        inherited["DS_ENV_FILE"] = str(directory / "exports.txt")
+    with writable(directory), open(log, "ab") as output:
+        return subprocess.Popen(
             [str(plan.executable()), *arguments[1:]],
-            env=inherited | plan.environment(config.ranks),
+            env=inherited | plan.environment(ranks, several),
             stdin=subprocess.PIPE,  # never written: its end tells the ranks that we have died
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
-        _watch(process, run, config, timeout)
-    finally:
-        end_group(process)
-    if not run.complete:
-        raise failure(run, config.ranks, process.returncode)
 
 
-def _watch(process: subprocess.Popen, run: Run, config: StageConfig, timeout: float) -> None:
+def _watch(
+    process: subprocess.Popen,
+    run: Run,
+    config: StageConfig,
+    timeout: float,
+    several: Nodes | None = None,
+) -> None:
     """Follow the ranks until they end, one fails, or one makes no progress for `timeout`."""
+    hosts = several.host_of_rank if several else []
+    leads = bool(several) and several.here == 0
     beats = [(0.0, time.monotonic())] * config.ranks  # (a rank's own time, when we saw it)
     with display.progress(run.name, config.steps) as show:
         metrics = runs.Tail(run.directory / "metrics.jsonl")
         while process.poll() is None:
+            if leads:
+                nodes.still_here(run.directory)
             states = runs.read_states(run.directory, config.ranks)
             if metrics.read():
                 show(metrics.rows)
@@ -306,7 +419,7 @@ def _watch(process: subprocess.Popen, run: Run, config: StageConfig, timeout: fl
             silent = silences(states, [now - seen for _, seen in beats])
             started = all(own for own, _ in beats)
             if max(silent) > (timeout if started else max(timeout, START_TIMEOUT)):
-                raise stuck(run, states, silent)
+                raise stuck(run, states, silent, hosts)
             time.sleep(POLL)
 
 
@@ -316,11 +429,11 @@ def silences(states: list[dict], seconds: list[float]) -> list[float]:
     return [0.0 if d and not all(done) else s for d, s in zip(done, seconds)]
 
 
-def end_group(process: subprocess.Popen) -> None:
+def end_group(process: subprocess.Popen, grace: float = GRACE) -> None:
     """End the launcher and every process of its group, politely at first, and wait for them."""
     try:
         for sent in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + GRACE
+            deadline = time.monotonic() + grace
             if _members(process.pid):
                 os.killpg(process.pid, sent)
             while _members(process.pid) and time.monotonic() < deadline:

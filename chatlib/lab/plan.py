@@ -17,6 +17,8 @@ from chatlib.lab import runs
 from chatlib.lab.config import Lora, PPOConfig, StageConfig, TinyModel
 from chatlib.lab.deepspeed_json import all_deepspeed_json, micro_batch, resolve_dtype, zero_stage
 from chatlib.lab.failures import LaunchError
+from chatlib.lab.nodes import Nodes, interface
+from chatlib.lab.scaling import WIDTH, lora_weights, state_bytes
 
 # ------------------------------------------------------------ command and environment
 
@@ -30,8 +32,31 @@ def accelerator() -> str:
     return "cuda" if glob.glob("/dev/nvidia[0-9]*") and not (built_for_cpu or hidden) else "cpu"
 
 
-def command(directory: Path, ranks: int, port: int | str, checkpoint: Path | None) -> list[str]:
-    """The DeepSpeed command of a launch on this machine.
+def gpus() -> int:
+    """GPUs that a launch on this machine may use; found without importing torch."""
+    if accelerator() != "cuda":
+        return 0
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return len(chosen.split(",")) if chosen else len(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def require_gpus(ranks: int) -> None:
+    """Raise `LaunchError` where ranks of this machine would have no GPU of their own."""
+    if accelerator() == "cuda" and ranks > gpus():
+        raise LaunchError(
+            f"ranks {ranks} need a GPU each and this machine offers {gpus()}; set ranks to that, "
+            "name several machines with hosts=, or choose another CHATLIB_PROFILE"
+        )
+
+
+def command(
+    directory: Path,
+    ranks: int,
+    port: int | str,
+    checkpoint: Path | None,
+    several: Nodes | None = None,
+) -> list[str]:
+    """The DeepSpeed command of a launch on this machine, or on `several`.
 
     GPUs that the caller selected with CUDA_VISIBLE_DEVICES are passed with `--include`:
     together with `--num_gpus` DeepSpeed would ignore the selection.
@@ -39,6 +64,11 @@ def command(directory: Path, ranks: int, port: int | str, checkpoint: Path | Non
     visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
     chosen = visible[:ranks] if accelerator() == "cuda" else []
     devices = ["--include", f"localhost:{','.join(chosen)}"] if chosen else ["--num_gpus", ranks]
+    if several:
+        devices = ["--hostfile", directory / "hostfile", "--num_nodes", len(several.slots)]
+        devices += ["--master_addr", several.master]
+        if several.here is not None:
+            devices += ["--no_ssh", "--node_rank", several.here]
     worker = ["--module", "chatlib.train.worker", "--run", directory]
     resumed = ["--checkpoint", checkpoint] if checkpoint else []
     parts = ["deepspeed", *devices, "--master_port", port, *worker, *resumed]
@@ -59,19 +89,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def environment(ranks: int) -> dict[str, str]:
+def environment(ranks: int, several: Nodes | None = None) -> dict[str, str]:
     """What a launch adds to the environment; settings of the caller win.
 
     One thread per core over all ranks (with more, ranks wait for each other's threads), gloo
-    on the loopback interface (a laptop's host name often resolves to nothing).
+    on the loopback interface (a laptop's host name often resolves to nothing). With `several`
+    machines gloo and NCCL get the interface that leads to the others, except over ssh, where
+    each machine may call it by another name and the choice stays theirs.
     """
+    on_this = several.local_ranks if several else ranks
     wanted = {
         "DS_ACCELERATOR": accelerator(),
-        "OMP_NUM_THREADS": str(max(1, cores() // ranks)),
+        "OMP_NUM_THREADS": str(max(1, cores() // on_this)),
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if sys.platform == "linux":
+    if not several and sys.platform == "linux":
         wanted["GLOO_SOCKET_IFNAME"] = "lo"
+    if several and several.here is not None and (name := interface(several)):
+        wanted |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
     kept = {k: os.environ[k] for k in wanted if k in os.environ}
     return {**wanted, **kept, "CHATLIB_RUNS": str(runs.root()), "CHATLIB_ATTACHED": "1"}
 
@@ -86,7 +121,6 @@ def free_port() -> int:
 # --------------------------------------------------------------------------- arithmetic
 
 Shapes = dict[str, list[int]]  # weight names and their shapes
-WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a number
 PROCESS = 600 * 2**20  # bytes of a process that has loaded torch, transformers and deepspeed
 
 
@@ -141,21 +175,7 @@ def trained(shapes: Shapes, lora: Lora | None) -> int:
     if lora is None:
         return sum(map(math.prod, shapes.values()))
     adapted = [s for name, s in shapes.items() if name.split(".")[-2] in lora.lora_module_name]
-    return sum(lora.lora_dim * sum(shape) for shape in adapted)
-
-
-def state_bytes(weights: int, trained: int, ranks: int, stage: int, dtype: str) -> dict[str, int]:
-    """Bytes a rank holds for one model under ZeRO (Rajbhandari et al. 2020, section 3).
-
-    `trained` of the `weights` numbers have a gradient and Adam's two moments; a partitioned or
-    16-bit optimizer keeps an fp32 copy of them as well.
-    """
-    optimizer = trained * (8 if stage == 0 and dtype == "fp32" else 12)
-    return {
-        "weights": weights * WIDTH[dtype] // (ranks if stage >= 3 else 1),
-        "gradients": trained * WIDTH[dtype] // (ranks if stage >= 2 else 1),
-        "optimizer": optimizer // (ranks if stage >= 1 else 1),
-    }
+    return lora_weights(adapted, lora.lora_dim)
 
 
 def memory(config: StageConfig, device: str) -> dict[str, int] | None:
@@ -185,15 +205,16 @@ def mebibytes(size: float) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
-def describe(config: StageConfig, directory: Path) -> str:
+def describe(config: StageConfig, directory: Path, several: Nodes | None = None) -> str:
     """Everything that `launch(config, dry_run=True)` prints. The port is chosen at the start."""
     device = accelerator()
-    here = _near(directory)
-    added = [f"{k}={v}" for k, v in environment(config.ranks).items() if os.environ.get(k) != v]
+    here, wanted = _near(directory), environment(config.ranks, several)
+    added = [f"{k}={v}" for k, v in wanted.items() if os.environ.get(k) != v]
     lines = [
         f"run          {here}",
-        f"command      {' '.join(command(here, config.ranks, 'PORT', None))}",
+        f"command      {' '.join(command(here, config.ranks, 'PORT', None, several))}",
         f"environment  {' '.join(added)}".replace(str(runs.root()), str(_near(runs.root()))),
+        *([f"hosts        {several}"] if several else []),
         f"batch        {batch_line(config)}",
         *_memory_lines(config, device),
         f"deepspeed.json\n{json.dumps(all_deepspeed_json(config, device, here), indent=1)}",

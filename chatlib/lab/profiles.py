@@ -3,22 +3,85 @@
 `recipe("ppo")` is a complete configuration: the runs it builds on are named by their own
 recipes, so it can be written down before anything was trained. `trained("ppo")` returns the
 finished run, training what is missing first.
+
+A profile carries a recipe to another machine: `recipe("ppo", profile="node")`, or
+`CHATLIB_PROFILE=node` for every page and command. The larger ones start from public models and
+add public data to the shop's, so that the pages' judge still has something to judge. A profile
+of your own is a JSON file that names what it changes:
+
+    {"like": "gpu", "model": "models/mine", "settings": {"all": {"dtype": "fp32"}}}
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from chatlib.lab import runs
-from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, StageConfig
+from pydantic import Field, ValidationError, field_validator
+
+from chatlib.lab import nodes, plan, runs
+from chatlib.lab.config import (
+    Lora,
+    ModelReference,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    Source,
+    StageConfig,
+    Strict,
+    TinyModel,
+)
 from chatlib.lab.launch import launch
 from chatlib.lab.runs import Run
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Profile(Strict):
+    """A machine, and what is trained on it instead of the laptop's tiny model."""
+
+    name: str
+    machine: str = Field(description="what it needs, in words")
+    nodes: int = Field(1, ge=1, description="machines")
+    gpus: int = Field(0, ge=0, description="GPUs of each machine; 0: ranks share the CPU")
+    model: TinyModel | ModelReference | None = Field(
+        None, description="where SFT starts; None: the tiny model, from scratch"
+    )
+    sources: list[Source] | None = Field(None, description="data of every stage; None: the shop")
+    settings: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="fields by recipe; those of `all` go into each"
+    )
+
+    @field_validator("settings")
+    @classmethod
+    def _recipes_exist(cls, settings: dict) -> dict:
+        for name in settings:
+            if name not in ("all", *RECIPES):
+                raise ValueError(f"{name!r} is no recipe; use all, {', '.join(RECIPES)}")
+        return settings
+
+    def of(self, recipe: str) -> dict[str, Any]:
+        """The fields that a recipe gets from this profile."""
+        fields: dict[str, Any] = {}
+        if self.gpus:
+            fields["ranks"] = self.nodes * self.gpus
+        if self.sources:
+            fields["sources"] = self.sources
+        if self.model and recipe == "sft":
+            fields["model"] = self.model
+        return fields | self.settings.get("all", {}) | self.settings.get(recipe, {})
+
+
+# -------------------------------------------------------------------------- recipes
 
 SHOP = {"split": (6, 2, 2)}  # the shop invents as much as is asked: SFT gets the larger share
 
 
-def sft(seed: int = 0, **changes) -> SFTConfig:
+def sft(seed: int, at: Profile, **changes) -> SFTConfig:
     """The policy that imitates the demonstrations."""
     settings = dict(
         records=24_000,
@@ -28,13 +91,13 @@ def sft(seed: int = 0, **changes) -> SFTConfig:
         num_warmup_steps=50,
         seed=seed,
     )
-    return SFTConfig(**SHOP | settings | changes)
+    return SFTConfig(**SHOP | settings | at.of("sft") | changes)
 
 
-def reward(seed: int = 0, **changes) -> RewardConfig:
+def reward(seed: int, at: Profile, **changes) -> RewardConfig:
     """The reward model of the book."""
     settings = dict(
-        model=_run(sft(seed)),
+        model=_run(sft(seed, at)),
         records=9_000,
         held_out=1500,
         batch_size=32,
@@ -42,43 +105,45 @@ def reward(seed: int = 0, **changes) -> RewardConfig:
         learning_rate=1e-3,
         seed=seed,
     )
-    return RewardConfig(**SHOP | settings | changes)
+    return RewardConfig(**SHOP | settings | at.of("reward") | changes)
 
 
-def weak_reward(seed: int = 0, **changes) -> RewardConfig:
+def weak_reward(seed: int, at: Profile, **changes) -> RewardConfig:
     """A reward model of few pairs, easily fooled: what over-optimisation needs (chapter 6)."""
-    settings = dict(model=_run(sft(seed)), records=96, held_out=16, steps=12, seed=seed)
-    return RewardConfig(**SHOP | settings | changes)
+    settings = dict(model=_run(sft(seed, at)), records=96, held_out=16, steps=12, seed=seed)
+    return RewardConfig(**SHOP | settings | at.of("weak_reward") | changes)
 
 
-def ppo(seed: int = 0, **changes) -> PPOConfig:
+def ppo(seed: int, at: Profile, **changes) -> PPOConfig:
     """The policy tuned against the reward model."""
     settings = dict(
-        model=_run(sft(seed)),
-        reward_model=_run(reward(seed)),
+        model=_run(sft(seed, at)),
+        reward_model=_run(reward(seed, at)),
         records=4000,
         batch_size=64,
         steps=55,
         seed=seed,
     )
-    return PPOConfig(**SHOP | settings | changes)
+    return PPOConfig(**SHOP | settings | at.of("ppo") | changes)
 
 
-def overoptimised(seed: int = 0, **changes) -> PPOConfig:
+def overoptimised(seed: int, at: Profile, **changes) -> PPOConfig:
     """PPO against the weak reward model without any KL penalty."""
     settings = dict(
-        reward_model=_run(weak_reward(seed)),
+        reward_model=_run(weak_reward(seed, at)),
         kl_ctl=0.0,
         steps=60,
         actor_learning_rate=2e-3,
         critic_learning_rate=1e-3,
     )
-    return ppo(seed, **settings | changes)
+    own = at.settings.get("overoptimised", {})
+    return ppo(seed, at, **settings | own | changes)
 
 
-def control(seed: int = 0, **changes) -> PPOConfig:
+def control(seed: int, at: Profile, **changes) -> PPOConfig:
     """As `overoptimised`, but for beta."""
-    return overoptimised(seed, **{"kl_ctl": 0.2} | changes)
+    own = at.settings.get("control", {})
+    return overoptimised(seed, at, **{"kl_ctl": 0.2} | own | changes)
 
 
 RECIPES: dict[str, Callable[..., StageConfig]] = {
@@ -90,26 +155,176 @@ def _run(config: StageConfig) -> str:
     return f"run:{runs.run_name(config)}"
 
 
-def recipe(name: str, seed: int = 0, **changes) -> StageConfig:
+# ------------------------------------------------------------------------- profiles
+
+# Both data sets are under MIT, Qwen2.5 of these sizes under Apache-2.0. Revisions are `main` as the
+# hub could not be asked from where this was written: put a commit there for a run to be repeated.
+PAIRS = Source(
+    name="hub:HuggingFaceH4/ultrafeedback_binarized@main#train_prefs",
+    format="preference",  # its rows would also pass as `messages`
+)
+CHATS = Source(name="hub:HuggingFaceH4/ultrachat_200k@main#train_sft", format="messages")
+EVERY_LAYER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTERS = Lora(lora_dim=64, lora_alpha=128, lora_module_name=EVERY_LAYER)
+LONGER = {"max_seq_len": 1024, "records": 40_000, "dtype": "bf16", "gradient_checkpointing": True}
+SHARDED = {"zero_stage": 3, **LONGER}
+
+
+def _all_weights(batch: int, accumulation: int, rate: float) -> dict[str, dict[str, Any]]:
+    """Settings of the stages where every weight of a large model is trained (ZeRO 3)."""
+    size = {"batch_size": batch, "gradient_accumulation_steps": accumulation}
+    ppo = {"max_answer_tokens": 256, "steps": 300, "offload_reference_model": True}
+    ppo |= {"actor_learning_rate": rate / 10, "critic_learning_rate": rate / 2}
+    hasty = {"actor_learning_rate": rate, "critic_learning_rate": rate}
+    return {
+        "all": {**SHARDED, **size},
+        "sft": {"learning_rate": rate, "steps": 400, "sources": [Source(), PAIRS, CHATS]},
+        "reward": {"learning_rate": rate / 2, "steps": 400},
+        "weak_reward": {"learning_rate": rate / 2, "records": 2 * batch, "held_out": 16},
+        "ppo": ppo,
+        "overoptimised": hasty,
+    }
+
+
+PROFILES = {
+    "laptop": Profile(name="laptop", machine="2 CPU cores, 4 GB"),
+    "gpu": Profile(
+        name="gpu",
+        machine="1 GPU of 24 GB",
+        gpus=1,
+        model="hub:Qwen/Qwen2.5-1.5B@main",
+        sources=[Source(), PAIRS],
+        settings={
+            "all": {**LONGER, "lora": ADAPTERS, "batch_size": 32, "gradient_accumulation_steps": 8},
+            "sft": {"learning_rate": 2e-4, "steps": 700},
+            "reward": {"learning_rate": 1e-4, "steps": 400},
+            "weak_reward": {"learning_rate": 1e-4},
+            "ppo": {
+                "max_answer_tokens": 256,
+                "steps": 200,
+                "actor_learning_rate": 2e-5,
+                "critic_learning_rate": 5e-5,
+            },
+            "overoptimised": {"actor_learning_rate": 2e-4, "critic_learning_rate": 2e-4},
+        },
+    ),
+    "node": Profile(
+        name="node",
+        machine="8 GPUs of 80 GB, 1 TB of host memory",
+        gpus=8,
+        model="hub:Qwen/Qwen2.5-7B@main",
+        sources=[Source(), PAIRS],
+        settings=_all_weights(batch=128, accumulation=4, rate=1e-5),
+    ),
+    "cluster": Profile(
+        name="cluster",
+        machine="2 machines as `node`, 2 TB of host memory each",
+        nodes=2,
+        gpus=8,
+        model="hub:Qwen/Qwen2.5-14B@main",
+        sources=[Source(), PAIRS],
+        settings=_all_weights(batch=256, accumulation=4, rate=5e-6),
+    ),
+}
+
+
+def choose(name: str | Path | Profile | None = None) -> Profile:
+    """The profile of a name or of a JSON file; without one that of `$CHATLIB_PROFILE`, or the
+    one that suits this machine: its GPUs are counted, and `$CHATLIB_HOSTS` means a cluster.
+
+    `node` takes as many GPUs as there are here, `cluster` the machines of `$CHATLIB_HOSTS`.
+    Raises `ValueError` for a name that is none, or a file that is no profile.
+    """
+    if isinstance(name, Profile):
+        return name
+    name = str(name or os.environ.get("CHATLIB_PROFILE") or detected())
+    if name.endswith(".json"):
+        return _from_file(Path(name))
+    if name not in PROFILES:
+        raise ValueError(
+            f"profile {name!r} does not exist; use {', '.join(PROFILES)} or a .json file"
+        )
+    found, hosts = PROFILES[name], os.environ.get("CHATLIB_HOSTS")
+    if name == "node" and plan.gpus():
+        return found.model_copy(update={"gpus": plan.gpus()})
+    if name == "cluster" and hosts:
+        counts = list(nodes.parse(hosts).values())
+        return found.model_copy(update={"nodes": len(counts), "gpus": counts[0]})
+    return found
+
+
+def detected() -> str:
+    """The name of the profile that suits this machine."""
+    if os.environ.get("CHATLIB_HOSTS"):
+        return "cluster"
+    return {0: "laptop", 1: "gpu"}.get(plan.gpus(), "node")
+
+
+def _from_file(path: Path) -> Profile:
+    """A profile that changes another one (`like`, else `laptop`), recipe by recipe."""
+    try:
+        changes = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        base = choose(changes.pop("like", "laptop"))
+        settings = dict(base.settings)
+        for recipe_name, fields in changes.pop("settings", {}).items():
+            settings[recipe_name] = {**settings.get(recipe_name, {}), **fields}
+        unset = base.model_dump(exclude={"settings"}) | {"name": path.stem}
+        return Profile.model_validate({**unset, **changes, "settings": settings})
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}"
+        raise ValueError(
+            f"{path} is no profile ({reason}); give a JSON object with `like` and what is to change"
+        ) from error
+
+
+def table() -> pandas.DataFrame:
+    """The profiles side by side, a column each."""
+    import pandas
+
+    columns = {}
+    for name, found in PROFILES.items():
+        first, last = recipe("sft", profile=found), recipe("ppo", profile=found)
+        model = "tiny, from scratch" if isinstance(first.model, TinyModel) else first.model
+        columns[name] = {
+            "machine": found.machine,
+            "ranks": first.ranks,
+            "model": model,
+            "data": " + ".join(source.name for source in first.sources),
+            "ZeRO stage": first.zero_stage,
+            "offload": "reference model" if last.offload_reference_model else "-",
+            "LoRA rank": first.lora.lora_dim if first.lora else "-",
+            "number format": first.dtype,
+            "SFT batch x steps": f"{first.batch_size} x {first.steps}",
+            "PPO batch x steps": f"{last.batch_size} x {last.steps}",
+        }
+    return pandas.DataFrame(columns)
+
+
+# ------------------------------------------------------------------- what pages call
+
+
+def recipe(
+    name: str, seed: int = 0, profile: str | Path | Profile | None = None, **changes
+) -> StageConfig:
     """The configuration of one of the book's runs; ``changes`` replace fields of it.
 
-    Raises `ValueError` for an unknown name.
+    ``profile`` is what `choose` takes. Raises `ValueError` for an unknown name.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} does not exist; use one of {', '.join(RECIPES)}")
-    return RECIPES[name](seed, **changes)
+    return RECIPES[name](seed, choose(profile), **changes)
 
 
-def trained(name: str, seed: int = 0, **changes) -> Run:
+def trained(
+    name: str, seed: int = 0, profile: str | Path | Profile | None = None, **changes
+) -> Run:
     """The finished run of a recipe; what it builds on, and itself, is trained where missing."""
-    config = recipe(name, seed, **changes)
+    config, at = recipe(name, seed, profile, **changes), choose(profile)
     wanted = {getattr(config, field, None) for field in ("model", "reward_model")}
     for earlier in RECIPES:
-        if earlier != name and _run(recipe(earlier, seed)) in wanted:
-            trained(earlier, seed)
+        if earlier != name and _run(recipe(earlier, seed, at)) in wanted:
+            trained(earlier, seed, at)
     return launch(config)
-
-
-def profile() -> str:
-    """The machine's profile: `CHATLIB_PROFILE`, or `laptop`."""
-    return os.environ.get("CHATLIB_PROFILE", "laptop")

@@ -8,8 +8,10 @@ from chatlib.__main__ import main
 from chatlib.lab import runs
 from chatlib.lab.config import STAGES
 
+COMMANDS = [[], ["sft"], ["reward"], ["ppo"], ["e2e"], ["slurm"], ["runs"], ["chat"]]
 
-@pytest.mark.parametrize("command", [[], ["sft"], ["reward"], ["ppo"], ["e2e"], ["runs"], ["chat"]])
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])

@@ -1,0 +1,146 @@
+"""Profiles: what they change, how one is chosen, and a page under a profile of one's own."""
+
+import json
+
+import pytest
+
+from chatlib.lab import LaunchError, plan, profiles, runs
+
+LARGE = [name for name in profiles.PROFILES if name != "laptop"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in ("CHATLIB_PROFILE", "CHATLIB_HOSTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_laptop_changes_nothing():
+    """Names of runs follow from the fields: the book's runs must not be renamed."""
+    laptop = profiles.PROFILES["laptop"]
+    assert not any(laptop.of(name) for name in profiles.RECIPES)
+    sft = profiles.recipe("sft", 3, "laptop").model_dump(exclude_defaults=True)
+    assert sft == {
+        "split": (6, 2, 2),
+        "records": 24_000,
+        "batch_size": 16,
+        "steps": 2000,
+        "learning_rate": 3e-3,
+        "num_warmup_steps": 50,
+        "seed": 3,
+    }
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_profile_carries_every_recipe(name):
+    at = profiles.choose(name)
+    configs = {recipe: profiles.recipe(recipe, profile=at) for recipe in profiles.RECIPES}
+    assert all(config.ranks == at.nodes * at.gpus for config in configs.values())
+    assert configs["sft"].model.startswith("hub:") and "@" in configs["sft"].model
+    assert all(s.name == "shop" or "@" in s.name for c in configs.values() for s in c.sources)
+    one, two = configs["overoptimised"].model_dump(), configs["control"].model_dump()
+    assert {key for key in one if one[key] != two[key]} == {"kl_ctl"}
+    assert configs["ppo"].model == f"run:{runs.run_name(configs['sft'])}"
+    assert configs["ppo"].reward_model == f"run:{runs.run_name(configs['reward'])}"
+    laptop = profiles.recipe("sft", profile="laptop")
+    assert runs.run_name(configs["sft"]) != runs.run_name(laptop)
+
+
+def test_changes_win_over_the_profile():
+    assert profiles.recipe("sft", profile="gpu", dtype="fp16", steps=3).steps == 3
+
+
+def test_the_rows_of_the_named_data_sets_are_read(tmp_path):
+    """Rows with the columns of the data sets' cards, in a local data set folder each."""
+    from chatlib.data import readers
+
+    turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+    worse = [turns[0], {"role": "assistant", "content": "No."}]
+    pair = {"prompt": "Hi?", "prompt_id": "0", "chosen": turns, "rejected": worse}
+    pair |= {"messages": turns, "score_chosen": 8.0, "score_rejected": 2.0}
+    chat = {"prompt": "Hi?", "prompt_id": "0", "messages": turns}
+    for source, row in ((profiles.PAIRS, pair), (profiles.CHATS, chat)):
+        assert readers.HUB_NAME.fullmatch(source.name)["split"]
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps(row) + "\n")
+        (record,) = readers.read(path, source.format).records
+        answer = record.chosen if source is profiles.PAIRS else record.answer
+        assert answer == "Hello."
+        if source is profiles.PAIRS:
+            assert record.rejected == "No." and record.prompt == turns[:1]
+
+
+@pytest.mark.parametrize(
+    "gpus, hosts, expected",
+    [(0, None, "laptop"), (1, None, "gpu"), (4, None, "node"), (0, "2 nodes", "cluster")],
+)
+def test_the_profile_is_found_out(monkeypatch, tmp_path, gpus, hosts, expected):
+    monkeypatch.setattr(plan, "gpus", lambda: gpus)
+    if hosts:
+        (tmp_path / "hostfile").write_text("".join(f"node{i} slots=4\n" for i in range(3)))
+        monkeypatch.setenv("CHATLIB_HOSTS", str(tmp_path / "hostfile"))
+    found = profiles.choose()
+    assert found.name == expected
+    ranks = {"laptop": 2, "gpu": 1, "node": 4, "cluster": 12}[expected]
+    sizes = {"batch_size": 96} if expected == "cluster" else {}
+    assert profiles.recipe("sft", profile=found, **sizes).ranks == ranks
+
+
+def test_the_environment_wins_over_the_machine_and_the_argument_over_both(monkeypatch):
+    monkeypatch.setattr(plan, "gpus", lambda: 8)
+    monkeypatch.setenv("CHATLIB_PROFILE", "gpu")
+    assert profiles.choose().name == "gpu"
+    assert profiles.choose("laptop").name == "laptop"
+
+
+def test_gpus_are_counted_without_torch(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    assert plan.gpus() == 2
+    with pytest.raises(LaunchError, match=r"ranks 4 need a GPU each and this machine offers 2;"):
+        plan.require_gpus(4)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert plan.gpus() == 0
+    plan.require_gpus(4)
+
+
+def test_a_file_changes_another_profile(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(
+        json.dumps(
+            {"like": "gpu", "gpus": 2, "settings": {"sft": {"steps": 7}, "all": {"lora": None}}}
+        )
+    )
+    found, gpu = profiles.choose(path), profiles.PROFILES["gpu"]
+    sft = profiles.recipe("sft", profile=found)
+    assert (found.name, sft.steps, sft.ranks, sft.lora) == ("mine", 7, 2, None)
+    assert sft.learning_rate == gpu.settings["sft"]["learning_rate"] and sft.dtype == "bf16"
+    assert gpu.settings["sft"]["steps"] != 7
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        (None, r"gone.json is no profile \(No such file or directory\); give a JSON object"),
+        ("[1]", r"gone.json is no profile \(.*\); give a JSON object"),
+        (
+            '{"like": "desktop"}',
+            r"profile 'desktop' does not exist; use laptop, gpu, node, cluster",
+        ),
+        ('{"gpu": 3}', r"gone.json is no profile \(`gpu`: Extra inputs are not permitted\)"),
+        ('{"settings": {"stf": {}}}', r"`settings`: .*'stf' is no recipe"),
+    ],
+)
+def test_a_file_that_is_no_profile(tmp_path, text, sentence):
+    path = tmp_path / "gone.json"
+    if text:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        profiles.choose(path)
+
+
+def test_the_table_has_a_column_for_each_profile():
+    table = profiles.table()
+    assert list(table) == ["laptop", "gpu", "node", "cluster"]
+    assert table.loc["ranks"].tolist() == [2, 1, 8, 16]
+    assert not table.isna().any().any()

@@ -1,0 +1,311 @@
+"""Several nodes: hostfiles, commands, and real runs across two network namespaces.
+
+Each node is a namespace with an address of its own; nothing but these two can be reached from
+them. Where making namespaces is not permitted, two loopback addresses stand for the nodes.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from launches import config, processes_of, run_of
+
+from chatlib.__main__ import main
+from chatlib.lab import LaunchError, SFTConfig, launch, nodes, plan, runs
+
+TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "vocab_size": 300}
+
+
+def tiny(**changes) -> SFTConfig:
+    """A real stage of two ranks, as small as may be."""
+    settings = {"records": 200, "held_out": 8, "batch_size": 8, "steps": 8, "model": TINY}
+    return SFTConfig(**settings | changes)
+
+
+# ------------------------------------------------------------------------- hostfiles
+
+
+def test_a_hostfile_and_a_list_of_its_lines_are_the_same(tmp_path):
+    lines = ["# our machines", "node1 slots=8", "", "node2  slots=4  # the old one"]
+    (tmp_path / "hostfile").write_text("\n".join(lines))
+    found = nodes.read(tmp_path / "hostfile", 12)
+    assert found == nodes.read(lines, 12)
+    assert found.slots == {"node1": 8, "node2": 4} and found.master == "node1"
+    assert found.host_of_rank == ["node1"] * 8 + ["node2"] * 4
+    assert [nodes.read(lines, 12, r).local_ranks for r in (0, 1)] == [8, 4]
+
+
+def test_the_hostfile_may_come_from_the_environment(tmp_path, monkeypatch):
+    assert nodes.read(None, 2) is None
+    (tmp_path / "hostfile").write_text("node1 slots=2\n")
+    monkeypatch.setenv("CHATLIB_HOSTS", str(tmp_path / "hostfile"))
+    assert nodes.read(None, 2).slots == {"node1": 2}
+
+
+@pytest.mark.parametrize(
+    "hosts, node_rank, sentence",
+    [
+        (["a slots=2", "b slots=2"], None, r"offers 4 slots \(a 2, b 2\) .* ranks 2; set ranks to"),
+        (["a slots=1", "b slot=1"], None, r"line 2: 'b slot=1' is no host; write `NAME slots="),
+        (["a slots=1", "a slots=1"], None, r"line 2: 'a slots=1' comes a second time"),
+        (["a slots=0"], None, r"line 1: 'a slots=0' is no host"),
+        (["a slots=1", "b slots=1"], 2, r"node_rank is 2; hosts has nodes 0 to 1"),
+        ("gone/hostfile", None, r"hostfile gone/hostfile cannot be read \(No such file"),
+        (None, 1, r"node_rank 1 has no meaning without hosts"),
+    ],
+)
+def test_bad_hosts_get_a_sentence(home, hosts, node_rank, sentence):
+    with pytest.raises(LaunchError, match=sentence):
+        launch(config(), hosts=hosts, node_rank=node_rank, dry_run=True)
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("node_rank", [None, 1])
+def test_deepspeed_reads_our_command_and_hostfile_as_meant(tmp_path, node_rank):
+    from deepspeed.launcher import runner
+
+    several = nodes.read(["node1 slots=8", "node2 slots=4"], 12, node_rank)
+    (tmp_path / "hostfile").write_text(several.hostfile)
+    parsed = runner.parse_args(plan.command(tmp_path, 12, 29500, None, several)[1:])
+    assert runner.fetch_hostfile(parsed.hostfile) == {"node1": 8, "node2": 4}
+    assert (parsed.num_nodes, parsed.master_addr, parsed.num_gpus) == (2, "node1", -1)
+    assert (parsed.no_ssh, parsed.node_rank) == ((False, -1) if node_rank is None else (True, 1))
+    assert parsed.user_script == "chatlib.train.worker" and parsed.module
+
+
+def test_a_dry_run_shows_the_hosts(home, capsys, monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    launch(config(), hosts=["node1 slots=1", "node2 slots=1"], dry_run=True)
+    printed = capsys.readouterr().out
+    assert "hosts        node1 1, node2 1" in printed
+    assert "/hostfile --num_nodes 2 --master_addr node1 --master_port PORT" in printed
+    assert "SOCKET_IFNAME" not in printed  # each machine may call its interface otherwise
+
+
+def test_over_ssh_without_pdsh(home, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(LaunchError, match=r"pdsh is not installed; install it, or launch once on"):
+        launch(config(), hosts=["node1 slots=1", "node2 slots=1"])
+    assert list(home.iterdir()) == []
+
+
+def test_what_ranks_on_other_machines_get_from_our_environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DS_ENV_FILE", "mine.env")
+    monkeypatch.setenv("CHATLIB_STAGE_MODULE", "light_stage")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    (tmp_path / "mine.env").write_text("NCCL_DEBUG=INFO\n")
+    several = nodes.read(["node1 slots=1", "node2 slots=1"], 2)
+    nodes.write_exports(tmp_path / "exports.txt", plan.environment(2, several))
+    read = dict(line.split("=", 1) for line in (tmp_path / "exports.txt").read_text().splitlines())
+    assert read["NCCL_DEBUG"] == "INFO" and read["CHATLIB_STAGE_MODULE"] == "light_stage"
+    assert read["CHATLIB_RUNS"] == str(runs.root()) and "DS_ACCELERATOR" in read
+    assert not {"HF_TOKEN", "CHATLIB_ATTACHED"} & set(read)
+
+
+def test_a_node_whose_first_node_does_not_start(home):
+    nodes.announce(home, 29500, None)  # left by a launch that is dead: nobody renews it
+    with pytest.raises(LaunchError, match=r"the first node did not start .* within 1 s; look at"):
+        nodes.await_meeting(home, lambda: False, 1.0)
+
+
+# --------------------------------------------------------------------- two real nodes
+
+
+@contextlib.contextmanager
+def namespaces():
+    """(name, address) of two network namespaces that are joined by one virtual cable."""
+    names = [f"chatlib-{os.getpid()}-{i}" for i in (0, 1)]
+    addresses = ["192.0.2.1", "192.0.2.2"]  # RFC 5737: never anybody's
+
+    def ip(*arguments, check=True):
+        return subprocess.run(["ip", *arguments], check=check, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ends = [("name", "net0", "netns", names[0]), ("name", "net0", "netns", names[1])]
+        ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+        for name, address in zip(names, addresses):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "net0")
+            for link in ("lo", "net0"):
+                ip("-n", name, "link", "set", link, "up")
+        yield list(zip(names, addresses))
+    finally:
+        for name in names:
+            ip("netns", "delete", name, check=False)
+
+
+@pytest.fixture
+def two_nodes():
+    """As `namespaces`; with a name of None, and loopback addresses, where they are forbidden."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(namespaces())
+        except (OSError, subprocess.CalledProcessError):
+            found = [(None, "127.0.0.1"), (None, "127.0.0.2")]
+        yield found
+
+
+def start_on(two_nodes, settings, directory, *options) -> list[subprocess.Popen]:
+    """The shell's command on each node; the further one first, which then has to wait."""
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(settings.model_dump_json())
+    hostfile = directory / "hostfile"
+    hostfile.write_text("".join(f"{address} slots=1\n" for _, address in two_nodes))
+    started = []
+    for number in (1, 0):
+        name = two_nodes[number][0]
+        inside = ["ip", "netns", "exec", name] if name else []
+        stage = [sys.executable, "-m", "chatlib", "sft", "--config", directory / "config.json"]
+        place = ["--hosts", hostfile, "--node_rank", str(number)]
+        command = [str(part) for part in [*inside, *stage, *place, *options]]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.insert(0, subprocess.Popen(command, **pipes))
+    return started
+
+
+def ended(started) -> list[tuple[int, str]]:
+    """(exit code, what was printed to standard error) of each process."""
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, error) for process, error in zip(started, errors)]
+
+
+@pytest.fixture
+def real(home, monkeypatch):
+    """A folder of runs whose launches train; what another folder got on one node to compare."""
+    monkeypatch.delenv("CHATLIB_STAGE_MODULE")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+
+    def alone(settings):
+        monkeypatch.setenv("CHATLIB_RUNS", str(home / "alone"))
+        metrics = launch(settings).metrics
+        monkeypatch.setenv("CHATLIB_RUNS", str(home / "runs"))
+        return metrics
+
+    return home, alone
+
+
+def assert_equal_losses(found, expected):
+    assert list(found.step) == list(expected.step)
+    assert (found.loss - expected.loss).abs().max() < 1e-5
+
+
+@pytest.mark.launch
+@pytest.mark.timeout(240)
+def test_two_nodes_train_as_one(real, two_nodes):
+    home, alone = real
+    expected = alone(tiny())
+    finished = ended(start_on(two_nodes, tiny(), home / "job"))
+    assert [code for code, _ in finished] == [0, 0], finished
+    run = run_of(tiny())
+    assert run.complete and list(run.manifest["hosts"]) == [address for _, address in two_nodes]
+    assert_equal_losses(run.metrics, expected)
+    assert not processes_of(home)
+
+
+@pytest.mark.launch
+@pytest.mark.timeout(300)
+def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes):
+    home, alone = real
+    if two_nodes[0][0] is None:
+        pytest.skip("cutting a node off needs network namespaces, which are not permitted here")
+    settings, silence = tiny(steps=400, save_every=20), 15
+    expected = alone(settings)
+    started = start_on(two_nodes, settings, home / "job", "--timeout", str(silence))
+    log = run_of(settings).directory / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while len(runs.read_metrics(log)) < 30 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    subprocess.run(["ip", "-n", two_nodes[1][0], "link", "set", "net0", "down"], check=True)
+    cut = time.monotonic()
+    failed = ended(started)
+    assert time.monotonic() - cut < silence + 15
+    assert [code for code, _ in failed] == [1, 1], failed
+    assert "no progress for" in failed[0][1] and "rank 1 on 192.0.2.2: step" in failed[0][1]
+    assert "no progress for" in failed[1][1]
+    assert run_of(settings).status == "failed" and not processes_of(home)
+
+    subprocess.run(["ip", "-n", two_nodes[1][0], "link", "set", "net0", "up"], check=True)
+    resumed = ended(start_on(two_nodes, settings, home / "job", "--resume"))
+    assert [code for code, _ in resumed] == [0, 0], resumed
+    log = (run_of(settings).directory / "log" / "launcher.txt").read_text()
+    assert "--checkpoint" in log
+    assert_equal_losses(run_of(settings).metrics, expected)
+    assert not processes_of(home)
+
+
+def test_the_interface_is_the_one_that_leads_to_the_other_nodes(two_nodes):
+    name, _ = two_nodes[0]
+    if name is None:
+        assert nodes.interface(nodes.Nodes({a: 1 for _, a in two_nodes}, 0)) == "lo"
+        return
+    slots = {address: 1 for _, address in two_nodes}
+    code = f"from chatlib.lab import nodes; print(nodes.interface(nodes.Nodes({slots}, 0)))"
+    inside = ["ip", "netns", "exec", name, sys.executable, "-c", code]
+    assert subprocess.check_output(inside, text=True).strip() == "net0"
+
+
+# ----------------------------------------------------------------------------- Slurm
+
+# Stands in for Slurm: `srun` starts its command once a node, `scontrol` names the nodes.
+SLURM = """
+srun() { while [[ $1 == -* ]]; do shift; done
+  for i in 0 1; do SLURM_NODEID=$i "$@" & done; wait; }
+scontrol() { printf '127.0.0.1\\n127.0.0.2\\n'; }
+export SLURM_JOB_ID=7 SLURM_JOB_NODELIST=nodes
+"""
+
+
+def printed_script(capsys, *arguments) -> str:
+    assert main(["slurm", *arguments]) == 0
+    script = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    return script
+
+
+def test_the_batch_script_asks_for_what_the_profile_needs(home, capsys):
+    script = printed_script(capsys, "sft", "reward", "--profile", "cluster", "--time", "2:00:00")
+    for line in ("nodes=2", "ntasks-per-node=1", "gpus-per-node=8", "time=2:00:00"):
+        assert f"#SBATCH --{line}\n" in script
+    assert script.count("srun ") == 2 and "${SLURM_RESTART_COUNT:+--resume}" in script
+    assert "slots=8" in script and '"name": "hub:HuggingFaceH4/ultrachat_200k' in script
+    again = printed_script(capsys, "sft", "--profile", "laptop", "--cpu", "--resume")
+    assert "gpus" not in again and "    --resume\n" in again
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["sft", "--nodes", "3", "--profile", "laptop"], "ranks 2 cannot be shared by nodes 3;"),
+        (["sft", "--profile", "desktop"], "profile 'desktop' does not exist; use laptop, gpu"),
+        (["dance", "--profile", "laptop"], "recipe 'dance' does not exist; use one of sft"),
+        (["gone.json"], "No such file or directory: 'gone.json'"),
+    ],
+)
+def test_a_batch_script_that_cannot_be(home, capsys, arguments, sentence):
+    assert main(["slurm", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.launch
+@pytest.mark.timeout(240)
+def test_the_batch_script_trains_across_two_nodes(real, capsys):
+    home, alone = real
+    expected = alone(tiny())
+    (home / "config.json").write_text(tiny().model_dump_json())
+    script = printed_script(capsys, str(home / "config.json"), "--nodes", "2", "--cpu")
+    job = subprocess.run(["bash"], input=SLURM + script, text=True, capture_output=True)
+    run = run_of(tiny())
+    assert run.complete, job.stderr
+    assert run.manifest["hosts"] == {"127.0.0.1": 1, "127.0.0.2": 1}
+    assert_equal_losses(run.metrics, expected)
+    assert not processes_of(home)
