@@ -1,0 +1,197 @@
+"""The arithmetic of scaling (chapter 9): bytes, messages, operations, hours, money.
+
+Pure functions of numbers. Sizes are in bytes, a *weight* is one parameter, a *rank* one process
+with one device. The symbols of the page: Psi weights, N ranks, b bytes of a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}  # b, bytes of a number
+MOMENTS = 8  # Adam's two moments of a weight, fp32
+MASTER = 4  # the fp32 copy of a weight that the optimizer steps
+STAGES = (0, 1, 2, 3)
+Parts = dict[str, int]  # what the bytes are for, and how many
+
+
+# ----------------------------------------------------------------------- memory
+
+
+def adam_bytes(stage: int, dtype: str) -> int:
+    """K, the optimizer's bytes for each trained weight, before they are shared out.
+
+    Two moments; with 16-bit weights an fp32 copy as well. Under ZeRO DeepSpeed keeps that copy of
+    fp32 weights, too, since its optimizer steps one flat shard instead of the weights.
+    """
+    return MOMENTS + (0 if stage == 0 and dtype == "fp32" else MASTER)
+
+
+def state_bytes(weights: int, trained: int, ranks: int, stage: int, dtype: str) -> Parts:
+    """Bytes that a rank holds for one model under ZeRO (Rajbhandari et al. 2020, section 3).
+
+    Weights b Psi (stage 3: / N), gradients b Psi_t (stages 2, 3: / N), optimizer K Psi_t
+    (stages 1 to 3: / N), where Psi_t of the Psi weights are ``trained``.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"ZeRO stage {stage}: there are {', '.join(map(str, STAGES))}")
+    width, optimizer = WIDTH[dtype], trained * adam_bytes(stage, dtype)
+    return {
+        "weights": weights * width // (ranks if stage >= 3 else 1),
+        "gradients": trained * width // (ranks if stage >= 2 else 1),
+        "optimizer": optimizer // (ranks if stage >= 1 else 1),
+    }
+
+
+def offloaded(parts: Parts, stage: int) -> tuple[Parts, Parts]:
+    """(on the device, in host memory) when a rank's states are offloaded (Ren et al. 2021).
+
+    Optimizer states move from stage 1 on; at stage 3 the weights' shards do, too.
+    """
+    moved = {"optimizer"} if stage else set()
+    moved |= {"weights"} if stage == 3 else set()
+    stay = {name: 0 if name in moved else size for name, size in parts.items()}
+    return stay, {name: size for name, size in parts.items() if name in moved}
+
+
+def lora_weights(shapes: list[list[int]], lora_dim: int) -> int:
+    """Weights of the adapters of some layers: an update of rank r of an (out, in) matrix is a
+    product of (out, r) and (r, in), hence r (out + in) numbers (Hu et al. 2022, section 4.1)."""
+    return sum(lora_dim * sum(shape) for shape in shapes)
+
+
+def ppo_bytes(
+    actor: int,
+    critic: int,
+    ranks: int,
+    stage: int,
+    dtype: str,
+    trained: tuple[int, int] | None = None,
+    offload: bool = False,
+) -> dict[str, Parts]:
+    """Bytes that a rank's device holds for PPO's four models, by model.
+
+    ``trained`` are the weights of actor and critic that get a gradient (LoRA: the adapters');
+    all by default. Reference and reward model are frozen: weights, divided at stage 3 only.
+    """
+    of_actor, of_critic = trained or (actor, critic)
+    models = {
+        "actor": state_bytes(actor, of_actor, ranks, stage, dtype),
+        "critic": state_bytes(critic, of_critic, ranks, stage, dtype),
+    }
+    if offload:
+        models = {name: offloaded(parts, stage)[0] for name, parts in models.items()}
+    frozen = {"reference": actor, "reward model": critic}
+    return models | {
+        name: state_bytes(size, 0, ranks, stage, dtype) for name, size in frozen.items()
+    }
+
+
+def total(models: dict[str, Parts]) -> int:
+    """The sum over models and parts."""
+    return sum(sum(parts.values()) for parts in models.values())
+
+
+def fewest_ranks(needed: Callable[[int], int], device: int, most: int = 4096) -> int | None:
+    """The smallest power of two of ranks whose share, ``needed(ranks)``, fits a device's bytes.
+
+    None when ``most`` are not enough.
+    """
+    worlds = (2**k for k in range(int(math.log2(most)) + 1))
+    return next((n for n in worlds if needed(n) <= device), None)
+
+
+# --------------------------------------------------------------- communication
+
+
+def collective_bytes(operation: str, size: int, ranks: int) -> float:
+    """Bytes that each rank sends in a ring for a collective operation on a tensor of ``size``.
+
+    Reduce-scatter and all-gather pass N - 1 of N pieces on; all-reduce is the one after the
+    other; broadcast and reduce send the tensor once along the ring, shared among N ranks.
+    """
+    share = (ranks - 1) / ranks
+    factor = {"allreduce": 2, "allgather": 1, "reduce_scatter": 1, "broadcast": 1, "reduce": 1}
+    if operation not in factor:
+        raise ValueError(f"operation {operation!r} is not known; use one of {', '.join(factor)}")
+    return factor[operation] * share * size
+
+
+def communication_bytes(weights: int, ranks: int, stage: int, dtype: str) -> float:
+    """Bytes that each rank sends in a step (Rajbhandari et al. 2020, section 7).
+
+    Stages 0 to 2: 2 b Psi (N - 1) / N, gradients reduced and scattered, sums (weights) gathered.
+    Stage 3: 3 b Psi (N - 1) / N, as weights are gathered for the forward and backward pass.
+    """
+    size = weights * WIDTH[dtype]
+    gathered = 2 if stage == 3 else 1
+    scattered = collective_bytes("reduce_scatter", size, ranks)
+    return scattered + gathered * collective_bytes("allgather", size, ranks)
+
+
+# ------------------------------------------------------- operations, hours, money
+
+
+def flops_per_token(weights: int, training: bool = True, recompute: bool = False) -> int:
+    """Floating-point operations for a token, attention left out (Kaplan et al. 2020, table 1).
+
+    Forward 2 Psi (one product, one sum a weight), backward twice that, and the forward pass once
+    more where activations are recomputed (gradient checkpointing).
+    """
+    return 2 * weights * (1 if not training else 4 if recompute else 3)
+
+
+def ppo_flops(actor: int, critic: int, tokens: int, recompute: bool = False) -> int:
+    """Operations for one answer of PPO of ``tokens`` with its prompt, as DeepSpeed-Chat counts.
+
+    One forward pass of the actor for generation, training of actor and critic. The four scoring
+    passes are left out: DeepSpeed-Chat's published throughput leaves them out as well.
+    """
+    generation = flops_per_token(actor, training=False)
+    training = flops_per_token(actor + critic, recompute=recompute)
+    return tokens * (generation + training)
+
+
+def hours(flops: float, gpus: int, tflops: float) -> float:
+    """Hours for so many operations at an effective ``tflops`` (10^12 a second) of each GPU."""
+    return flops / (gpus * tflops * 1e12 * 3600)
+
+
+def cost(hours: float, gpus: int, price: float) -> float:
+    """What GPUs cost for some hours; ``price`` is that of one GPU for one hour."""
+    return hours * gpus * price
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a PPO run takes: bytes of states a GPU, hours, and money (in the price's currency)."""
+
+    bytes_per_gpu: int
+    hours: float
+    cost: float
+
+
+def estimate(
+    actor: int,
+    critic: int,
+    gpus: int,
+    stage: int,
+    *,
+    answers: int,
+    tokens: int,
+    tflops: float,
+    price: float,
+    recompute: bool = False,
+    offload: bool = False,
+    trained: tuple[int, int] | None = None,
+) -> Estimate:
+    """The calculator: memory, time and cost of one epoch of PPO in 16 bits.
+
+    ``answers`` of ``tokens`` with their prompts; ``tflops`` are effective ones a GPU, generation
+    and training together; activations and the generation cache come on top of the bytes.
+    """
+    models = ppo_bytes(actor, critic, gpus, stage, "bf16", trained, offload)
+    time = hours(answers * ppo_flops(actor, critic, tokens, recompute), gpus, tflops)
+    return Estimate(total(models), time, cost(time, gpus, price))
