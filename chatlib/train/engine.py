@@ -6,6 +6,7 @@ that speak to the other ranks.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import os
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from chatlib.lab import runs
 from chatlib.lab.config import StageConfig
-from chatlib.lab.deepspeed_json import deepspeed_json, resolve_dtype
+from chatlib.lab.deepspeed_json import Role, deepspeed_json, resolve_dtype
 from chatlib.lab.plan import accelerator
 from chatlib.lab.runs import Recorder
 from chatlib.train import models
@@ -31,6 +32,7 @@ from chatlib.train import models
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 os.environ.setdefault("DS_ACCELERATOR", accelerator())
 import deepspeed  # noqa: E402
+from deepspeed.checkpoint import ds_to_universal  # noqa: E402
 
 Engine = deepspeed.DeepSpeedEngine
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,10 +53,23 @@ def start(config: StageConfig, recorder: Recorder) -> torch.device:
         # later start waits. gloo needs 3 to 5 ms a step more for the book's model (5.3 and 8.0
         # against 3.7 and 2.1 ms for 525k numbers, two ranks), under a tenth of an SFT step.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    check_dtype(resolve_dtype(config, device.type))
     if not dist.is_initialized():
         deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
     seed_everything(config.seed)
     return device
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise `ValueError` for a number format in which this device cannot train."""
+    here = deepspeed.get_accelerator()
+    able = {"bf16": here.is_bf16_supported, "fp16": here.is_fp16_supported}
+    if dtype in able and not able[dtype]():
+        others = [other for other in able if other != dtype and able[other]()]
+        raise ValueError(
+            f"dtype {dtype}: {here.device_name()} here does not compute in it; "
+            f"use {' or '.join(['fp32', *others])}"
+        )
 
 
 def seed_everything(seed: int) -> None:
@@ -129,29 +144,51 @@ def initialize(
     module: nn.Module,
     learning_rate: float,
     total_steps: int,
-    role: str = "model",
-    directory: Path | None = None,
+    role: Role = "model",
+    recorder: Recorder | None = None,
 ) -> Engine:
-    """A DeepSpeed engine around a module, with AdamW and a schedule of ``total_steps`` steps."""
+    """A DeepSpeed engine around a module, with AdamW and a schedule of ``total_steps`` steps.
+
+    ``role`` says whose settings count: PPO's actor and critic may have their own. A ``recorder``
+    with a checkpoint of another number of ranks prepares the engine for `restore`.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        trained,
+        parameter_groups(config, module, role),
         lr=learning_rate,
         betas=config.betas,
         eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
+        weight_decay=config.of(role, "weight_decay"),
         fused=not config.offload,  # one kernel for all; offloaded states meet gradients elsewhere
     )
     factor = schedule(config, total_steps)
+    settings = deepspeed_json(config, device, role, recorder.directory if recorder else None)
+    if recorder and is_universal(recorder, role):
+        settings["checkpoint"] = {"load_universal": True}
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer,
         lr_scheduler=lambda opt: torch.optim.lr_scheduler.LambdaLR(opt, factor),
-        config=deepspeed_json(config, device, role, directory),
+        config=settings,
         dist_init_required=False,
     )
     return engine
+
+
+def parameter_groups(config: StageConfig, module: nn.Module, role: Role = "model") -> list[dict]:
+    """The trained weights as AdamW takes them: LoRA's adapters apart if they have their own rate.
+
+    What is trained beside adapters, a reward model's score head, keeps the stage's rate. Source:
+    DeepSpeed-Chat's `lora_learning_rate`.
+    """
+    lora = config.of(role, "lora")
+    rate = lora.lora_learning_rate if lora else None
+    groups: dict[bool, list] = {False: [], True: []}
+    for name, weight in module.named_parameters():
+        if weight.requires_grad:
+            groups[bool(rate) and "lora_" in name].append(weight)
+    rest, adapters = {"params": groups[False]}, {"params": groups[True], "lr": rate}
+    return [group for group in (rest, adapters) if group["params"]]
 
 
 def schedule(config: StageConfig, total_steps: int) -> Callable[[int], float]:
@@ -187,9 +224,43 @@ def grad_norm(engine: Engine) -> float | None:
     return float(norm) if norm else None
 
 
-def frozen(config: StageConfig, module: nn.Module, device: torch.device) -> nn.Module:
-    """A module that is never trained: the reference and the reward model of PPO."""
-    return module.to(device).eval().requires_grad_(False)
+def log(net: Engine, recorder: Recorder, step: int, **figures: float | None) -> None:
+    """One row for `metrics.jsonl` and, if the engine has one, DeepSpeed's monitor (TensorBoard).
+
+    The monitor by itself would record the learning rate alone.
+    """
+    recorder.log(step, **figures)
+    if net.monitor.enabled:
+        net.monitor.write_events([(k, v, step) for k, v in figures.items() if v is not None])
+
+
+def frozen(module: nn.Module, device: torch.device, offload: bool = False) -> nn.Module:
+    """A module that is never trained: the reference and the reward model of PPO.
+
+    With ``offload`` its weights stay in host memory, partitioned over the ranks, and come to the
+    device one layer at a time (ZeRO stage 3 without an optimizer).
+    """
+    module = module.eval().requires_grad_(False)
+    return offloaded(module) if offload else module.to(device)
+
+
+def offloaded(module: nn.Module) -> Engine:
+    """An engine that only computes, with its weights in host memory."""
+    dtype = next(module.parameters()).dtype
+    name = next(name for name, known in DTYPES.items() if known == dtype)
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_param_persistence_threshold": 0,
+            "offload_param": {"device": "cpu"},
+        },
+        "steps_per_print": None,
+    }
+    if name != "fp32":
+        settings[name] = {"enabled": True}
+    engine, *_ = deepspeed.initialize(model=module, config=settings, dist_init_required=False)
+    return engine
 
 
 # ----------------------------------------------------------- models and checkpoints
@@ -262,15 +333,71 @@ def save_checkpoint(
 
 
 def restore(engines: dict[str, Engine], recorder: Recorder) -> tuple[int, dict]:
-    """(steps done, the loop's state) from the recorder's checkpoint; (0, {}) without one."""
+    """(steps done, the loop's state) from the recorder's checkpoint; (0, {}) without one.
+
+    On as many ranks as wrote it, training continues bit for bit. On another number of ranks the
+    weights, moments, schedule, data position and loop's state are the same, but a rank's random
+    numbers are drawn anew: what is sampled (PPO's answers, dropout) differs from then on.
+    """
     folder = recorder.checkpoint
     if folder is None:
         return 0, {}
+    universal = to_universal(engines, recorder)
     for name, engine in engines.items():
-        engine.load_checkpoint(str(folder), tag=name)
-    own = torch.load(folder / f"rank{recorder.rank}.pt", weights_only=True)
-    torch.set_rng_state(own["torch"])
-    if torch.cuda.is_available() and "cuda" in own:
-        torch.cuda.set_rng_state(own["cuda"])
+        engine.load_checkpoint(str(universal if is_universal(recorder, name) else folder), tag=name)
+        for group, rate in zip(engine.optimizer.param_groups, engine.lr_scheduler.get_last_lr()):
+            group["lr"] = rate  # a universal checkpoint of stage 3 knows the first group's only
+    world = checkpoint_world(folder)
+    own = torch.load(folder / f"rank{recorder.rank % world}.pt", weights_only=True)
+    if world == recorder.world:
+        torch.set_rng_state(own["torch"])
+        if torch.cuda.is_available() and "cuda" in own:
+            torch.cuda.set_rng_state(own["cuda"])
+    else:
+        torch.manual_seed(torch.initial_seed() + (own["step"] << 32))
+    barrier()
+    if recorder.rank == 0:
+        shutil.rmtree(universal, ignore_errors=True)
     recorder.rewind(own["step"])
     return own["step"], own["state"]
+
+
+def checkpoint_world(folder: Path) -> int:
+    """The number of ranks that wrote a checkpoint."""
+    return len(list(folder.glob("rank*.pt")))
+
+
+def is_universal(recorder: Recorder, role: str) -> bool:
+    """Whether a model's checkpoint has to be rebuilt: partitioned, and by other ranks than these.
+
+    Without ZeRO (stage 0) every rank holds, and every checkpoint contains, the whole state.
+    """
+    folder = recorder.checkpoint
+    if folder is None or checkpoint_world(folder) == recorder.world:
+        return False
+    return any((folder / role).glob("*_optim_states.pt"))
+
+
+def to_universal(engines: dict[str, Engine], recorder: Recorder) -> Path:
+    """The folder with the universal form of what the recorder's checkpoint has in partitions.
+
+    Universal means: one file for each weight and each moment, whole. Rank 0 writes them.
+    """
+    folder = recorder.directory / "checkpoint" / "universal"
+    if recorder.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        for name in filter(lambda name: is_universal(recorder, name), engines):
+            recorder.beat(0, "convert the checkpoint")
+            ds_to_universal.main(
+                argparse.Namespace(
+                    input_folder=str(recorder.checkpoint / name),
+                    output_folder=str(folder / name),
+                    num_extract_workers=1,
+                    num_merge_workers=1,
+                    keep_temp_folder=False,
+                    strict=True,
+                    inject_missing_state=True,  # nothing here is tensor-parallel
+                )
+            )
+    barrier()
+    return folder

@@ -27,6 +27,7 @@ from chatlib.data.template import prepare_tokenizer
 from chatlib.lab.config import Lora, TinyModel
 from chatlib.lab.runs import resolve
 from chatlib.maths.likelihood import entropy, token_log_probs
+from chatlib.train.throughput import Size
 
 
 def tiny_policy(tiny: TinyModel, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -136,6 +137,18 @@ def longest(model: PreTrainedModel, max_seq_len: int) -> int:
     """Tokens a sequence may have: what was asked for, and no more than the model's positions."""
     limit = getattr(model.config, "max_position_embeddings", None)
     return min(max_seq_len, limit or max_seq_len)
+
+
+def size_of(model: PreTrainedModel) -> Size:
+    """What the model's arithmetic depends on; ask before it gets adapters."""
+    head = getattr(model, "score", None) or model.get_output_embeddings()
+    matrices = [m.weight for m in model.base_model.modules() if isinstance(m, nn.Linear | Conv1D)]
+    body, top = (
+        sum(getattr(w, "ds_numel", w.numel()) for w in part) for part in (matrices, [head.weight])
+    )
+    known = model.config
+    wide = getattr(known, "head_dim", None) or known.hidden_size // known.num_attention_heads
+    return Size(body, top, known.num_hidden_layers, known.num_attention_heads * wide)
 
 
 def states(

@@ -27,6 +27,7 @@ from chatlib.maths import policy as maths
 from chatlib.maths.likelihood import whiten
 from chatlib.train import engine, models, reward, rollout
 from chatlib.train.models import AnswerLM, TokenScorer
+from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
 # Rows of a forward pass. Prompts are drawn at random, so a batch's lengths differ widely: of the
 # book's minibatches of 16 rows 31 % are padding, and 16 % when eight of similar length go together.
@@ -242,7 +243,9 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
     beta, tokens = state.get("beta", config.kl_ctl), state.get("tokens", 0)
     if ema and "ema" in state:
         ema.average = state["ema"]
-    spent = {"generate": 0.0, "score": 0.0, "learn": 0.0}
+    sizes = [models.size_of(getattr(net, "module", net).model) for net in (reference, scorer)]
+    spent, tokens_before = {"generate": 0.0, "score": 0.0, "learn": 0.0}, tokens
+    work = torch.zeros(len(spent), dtype=torch.float64)  # FLOPs of the same three, all ranks'
 
     for step in range(first, config.steps):
         recorder.beat(step, "generate")
@@ -274,13 +277,19 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
         for name, seconds in zip(spent, (b - a for a, b in itertools.pairwise(clock))):
             spent[name] += seconds
             figures[f"{name}_seconds"] = seconds
-        done = step + 1
-        recorder.log(
+        done, work = step + 1, work + engine.sum_over_ranks(flops(config, *sizes, r))
+        counts = (done - first) * size, tokens - tokens_before, work
+        speed = throughput_of(*counts, spent, recorder.world)
+        engine.log(
+            actor,
+            recorder,
             done,
             **figures,
+            **speed,
             beta=beta,
             first_log_ratio=engine.max_over_ranks(log_ratio).item(),
             actor_learning_rate=actor.get_lr()[0],
+            critic_learning_rate=critic.get_lr()[0],
             tokens=tokens,
         )
         if config.kl_target:
@@ -298,12 +307,11 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
     engine.save_model(actor, tokenizer, recorder.directory / "model")
     if ema:
         ema.save(tokenizer, recorder.directory / "model_ema")
-    seconds = sum(spent.values())
+    counts = (config.steps - first) * size, tokens - tokens_before, work
     return {
         "tokens": tokens,
-        "train_seconds": seconds,
-        "tokens_per_second": tokens / max(seconds, 1e-9) if first == 0 else None,
-        "generation_share": spent["generate"] / max(seconds, 1e-9),
+        "train_seconds": sum(spent.values()),
+        **throughput_of(*counts, spent, recorder.world),
         "beta": beta,
         "data_report": [*data.report, *report],
     }
@@ -320,27 +328,28 @@ def four_models(config: PPOConfig, tokenizer, device, recorder: Recorder):
         critic.config.score_mean, critic.config.score_std = 0.0, 1.0
     reference = models.load_policy(config.model, tokenizer, dtype)
     scorer = models.load_scorer(config.reward_model, tokenizer, dtype)
-    for model, task in ((actor, "CAUSAL_LM"), (critic, "SEQ_CLS")):
-        if config.lora:
-            recorder.say(models.add_lora(model, config.lora, task))
-        if config.gradient_checkpointing:
+    for role, model, task in (("actor", actor, "CAUSAL_LM"), ("critic", critic, "SEQ_CLS")):
+        if lora := config.of(role, "lora"):
+            recorder.say(models.add_lora(model, lora, task))
+        if config.of(role, "gradient_checkpointing"):
             model.gradient_checkpointing_enable()
             model.enable_input_require_grads()
     for model in (actor, critic, reference, scorer):
         models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
     nets = [
-        engine.initialize(config, module, rate, total, role, recorder.directory)
+        engine.initialize(config, module, rate, total, role, recorder)
         for module, rate, role in (
             (AnswerLM(actor, TOGETHER), config.actor_learning_rate, "actor"),
             (TokenScorer(critic, TOGETHER), config.critic_learning_rate, "critic"),
         )
     ]
-    frozen = [
-        engine.frozen(config, module, device)
-        for module in (AnswerLM(reference, TOGETHER), TokenScorer(scorer, TOGETHER))
-    ]
-    return *nets, *frozen
+    offload = config.offload_reference_model
+    return (
+        *nets,
+        engine.frozen(AnswerLM(reference, TOGETHER), device, offload),
+        engine.frozen(TokenScorer(scorer, TOGETHER), device),
+    )
 
 
 def encode(tokenizer, records: list[Record], limit: int, recorder: Recorder):
@@ -351,6 +360,35 @@ def encode(tokenizer, records: list[Record], limit: int, recorder: Recorder):
     if lost := len(ids) - len(fitting):
         report.append(f"{lost} of {len(ids)} prompts left out: longer than {limit} tokens")
     return [ids[i] for i in fitting], [records[i] for i in fitting], report
+
+
+def flops(config: PPOConfig, policy: Size, value: Size, r: Rollout) -> Tensor:
+    """FLOPs (3,) of this rank's iteration: generation, the four scoring passes, the updates.
+
+    Generation computes with the cache what one forward pass does; PTX is not counted.
+    """
+    read, answer = [len(row) - 1 for row in r.rows], sum(map(len, r.answers))
+    once = [forward_flops(size, read, answer) for size in (policy, value)]
+    score = 2 * once[0] + once[1] + forward_flops(value, [len(row) for row in r.rows], len(r.rows))
+    learn = sum(
+        training_flops(
+            forward, config.of(role, "gradient_checkpointing"), bool(config.of(role, "lora"))
+        )
+        for role, forward in zip(("actor", "critic"), once)
+    )
+    return torch.tensor([once[0], score, config.ppo_epochs * learn], dtype=torch.float64)
+
+
+def throughput_of(samples: int, tokens: int, work: Tensor, spent: dict, ranks: int) -> dict:
+    """`rates` since this launch began, and those of generation and learning by themselves."""
+    parts = dict(zip(spent, work.tolist()))
+    tflops = {
+        f"{name}_tflops": rates(samples, tokens, parts[name], spent[name], ranks)["tflops"]
+        for name in ("generate", "learn")
+    }
+    seconds = sum(spent.values())
+    share = {"generation_share": spent["generate"] / max(seconds, 1e-9)}
+    return rates(samples, tokens, sum(parts.values()), seconds, ranks) | tflops | share
 
 
 def minibatches(n: int, config: PPOConfig) -> list[list[int]]:

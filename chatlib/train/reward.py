@@ -20,6 +20,7 @@ from chatlib.lab.runs import Recorder
 from chatlib.maths.preference import pairwise_accuracy, pairwise_loss
 from chatlib.train import engine, models, rollout
 from chatlib.train.models import TokenScorer
+from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
 Pair = tuple[list[int], list[int]]  # token ids of prompt + chosen and prompt + rejected
 
@@ -39,19 +40,20 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     for line in [*data.report, *report]:
         recorder.say(line)
 
+    size = models.size_of(model)
     if config.lora:
         recorder.say(models.add_lora(model, config.lora, "SEQ_CLS"))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
     net = engine.initialize(
-        config, TokenScorer(model), config.learning_rate, config.steps, "model", recorder.directory
+        config, TokenScorer(model), config.learning_rate, config.steps, "model", recorder
     )
     lengths = [len(row) for row in side_by_side(pairs)[0]]
     batches = collate.Batches(lengths, config.batch_size, config.seed, report)
     first, state = engine.restore({"model": net}, recorder)
     tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
-    tokens_before = tokens
+    work = torch.zeros(3, dtype=torch.float64)  # samples, tokens, FLOPs since this launch began
 
     for step in range(first, config.steps):
         recorder.beat(step, "train")
@@ -68,21 +70,25 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
             correct = pairwise_accuracy(chosen.detach(), rejected.detach())
             figures += torch.stack([loss.detach(), correct * share, margin * share])
 
-        tokens += sum(len(chosen) + len(rejected) for chosen, rejected in batch)
+        read = sum(len(chosen) + len(rejected) for chosen, rejected in batch)
+        tokens, done = tokens + read, step + 1
+        work += torch.tensor([len(batch), read, flops(config, size, batch)])
         loss, accuracy, margin = engine.sum_over_ranks(figures).tolist()
-        recorder.log(
-            step + 1,
+        engine.log(
+            net,
+            recorder,
+            done,
             loss=loss,
             accuracy=accuracy,
             margin=margin,
             learning_rate=net.get_lr()[0],
             tokens=tokens,
-            tokens_per_second=(tokens - tokens_before) / (time.perf_counter() - began),
+            **rates(*work.tolist(), time.perf_counter() - began, recorder.world),
         )
-        done = step + 1
         if config.eval_every and done % config.eval_every == 0 and held_out:
             chosen, rejected = evaluate(net, held_out, tokenizer, recorder, device)
-            recorder.log(done, held_out_accuracy=pairwise_accuracy(chosen, rejected))
+            accuracy = pairwise_accuracy(chosen, rejected)
+            engine.log(net, recorder, done, held_out_accuracy=accuracy)
         if config.save_every and done % config.save_every == 0:
             engine.save_checkpoint(
                 {"model": net}, config, recorder, done, {"tokens": tokens, "loss": loss}
@@ -94,7 +100,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
         "examples": len(pairs),
         "tokens": tokens,
         "train_seconds": seconds,
-        "tokens_per_second": (tokens - tokens_before) / max(seconds, 1e-9),
+        **rates(*work.tolist(), seconds, recorder.world),
         "loss": loss,
         "data_report": [*data.report, *report],
     }
@@ -132,6 +138,13 @@ def encode(tokenizer, records: list[Preference], limit: int, recorder: Recorder)
             f"{lost} of {len(whole)} pairs left out: nothing to compare in {limit} tokens"
         )
     return pairs, report
+
+
+def flops(config: RewardConfig, size: Size, pairs: list[Pair]) -> float:
+    """FLOPs of an optimizer step on pairs that stand side by side: each prompt is read once."""
+    lengths = [len(row) for row in side_by_side(pairs)[0]]
+    forward = forward_flops(size, lengths, 2 * len(pairs))
+    return training_flops(forward, config.gradient_checkpointing, config.lora is not None)
 
 
 def score_pairs(net, pairs: list[Pair], tokenizer, device) -> tuple[Tensor, Tensor]:

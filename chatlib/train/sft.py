@@ -18,6 +18,7 @@ from chatlib.lab.config import SFTConfig, TinyModel
 from chatlib.lab.runs import Recorder
 from chatlib.train import engine, models, rollout
 from chatlib.train.models import AnswerLM
+from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
 TOKENIZER_RECORDS = 4000  # enough for the words of a tiny model's vocabulary
 
@@ -36,20 +37,21 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
     for line in [*data.report, *report]:
         recorder.say(line)
 
+    size = models.size_of(model)
     if config.lora:
         recorder.say(models.add_lora(model, config.lora, "CAUSAL_LM"))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
     net = engine.initialize(
-        config, AnswerLM(model), config.learning_rate, config.steps, "model", recorder.directory
+        config, AnswerLM(model), config.learning_rate, config.steps, "model", recorder
     )
     batches = collate.Batches(
         [len(e.ids) for e in examples], config.batch_size, config.seed, report
     )
     first, state = engine.restore({"model": net}, recorder)
     tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
-    tokens_before = tokens
+    work = torch.zeros(3, dtype=torch.float64)  # samples, tokens, FLOPs since this launch began
 
     for step in range(first, config.steps):
         recorder.beat(step, "train")
@@ -65,18 +67,23 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
             loss += part.detach()
 
         tokens += sum(len(e.ids) for e in batch)
-        loss = engine.sum_over_ranks(loss).item()
-        recorder.log(
-            step + 1,
+        work += torch.tensor(
+            [len(batch), sum(len(e.ids) for e in batch), flops(config, size, batch)]
+        )
+        loss, done = engine.sum_over_ranks(loss).item(), step + 1
+        engine.log(
+            net,
+            recorder,
+            done,
             loss=loss,
             learning_rate=net.get_lr()[0],
             grad_norm=engine.grad_norm(net),
             tokens=tokens,
-            tokens_per_second=(tokens - tokens_before) / (time.perf_counter() - began),
+            **rates(*work.tolist(), time.perf_counter() - began, recorder.world),
         )
-        done = step + 1
         if config.eval_every and done % config.eval_every == 0 and held_out:
-            recorder.log(done, held_out_loss=evaluate(net, held_out, tokenizer, recorder, device))
+            found = evaluate(net, held_out, tokenizer, recorder, device)
+            engine.log(net, recorder, done, held_out_loss=found)
         if config.print_answers and done % config.print_answers == 0:
             rollout.print_answers(net, tokenizer, data.held_out, config, recorder)
         if config.save_every and done % config.save_every == 0:
@@ -93,7 +100,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
         "examples": len(examples),
         "tokens": tokens,
         "train_seconds": seconds,
-        "tokens_per_second": (tokens - tokens_before) / max(seconds, 1e-9),
+        **rates(*work.tolist(), seconds, recorder.world),
         "loss": loss,
         "held_out_loss": held_out_loss,
         "data_report": [*data.report, *report],
@@ -132,6 +139,13 @@ def micro_batches(batch: list, config: SFTConfig, recorder: Recorder) -> list[li
     own = collate.shard(batch, recorder.rank, recorder.world)
     size = config.micro_batch
     return [own[i : i + size] for i in range(0, len(own), size)]
+
+
+def flops(config: SFTConfig, size: Size, batch: list[template.Encoded]) -> float:
+    """FLOPs of an optimizer step on a batch; a dialogue's last token predicts nothing."""
+    lengths, answer_tokens = [len(e.ids) - 1 for e in batch], sum(sum(e.mask) for e in batch)
+    forward = forward_flops(size, lengths, answer_tokens)
+    return training_flops(forward, config.gradient_checkpointing, config.lora is not None)
 
 
 def tensors(batch: list[template.Encoded], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

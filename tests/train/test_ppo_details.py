@@ -396,12 +396,12 @@ def test_the_learning_rate_anneals_per_optimizer_step(setting):
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 1e-2])
-def test_adam_epsilon_is_the_configurations(alone, tmp_path, epsilon):
+def test_adam_epsilon_is_the_configurations(alone, epsilon):
     """Two steps of AdamW on one weight, by hand."""
     line = nn.Linear(1, 1, bias=False)
     line.weight.data.fill_(1.0)
     config = tiny.ppo("a", "b", adam_epsilon=epsilon, lr_scheduler_type="constant", minibatches=1)
-    net = engine.initialize(config, line, 0.1, 2, "actor", tmp_path)
+    net = engine.initialize(config, line, 0.1, 2, "actor")
     m = v = 0.0
     w = 1.0
     for t, gradient in enumerate((0.003, -0.001), 1):

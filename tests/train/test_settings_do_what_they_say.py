@@ -196,7 +196,6 @@ RESUMED = {
         p, s, steps=4, save_every=2, kl_target=0.5, kl_horizon=50, enable_ema=True
     ),
 }
-TIMES = ["tokens_per_second", "generate_seconds", "score_seconds", "learn_seconds"]
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
@@ -211,7 +210,7 @@ def test_two_and_two_steps_are_four_bit_for_bit(stage, zero_stage, policy, score
     part.mkdir()
     (part / "metrics.jsonl").write_text((tmp_path / "whole" / "metrics.jsonl").read_text())
     rest = tiny.train(config, part, runs.checkpoint_path(whole.directory, 2))
-    same = [run.metrics.drop(columns=TIMES, errors="ignore") for run in (whole, rest)]
+    same = [run.metrics.drop(columns=tiny.TIMES, errors="ignore") for run in (whole, rest)]
     assert same[0].equals(same[1]) and len(same[0]) >= 4
     assert rest.manifest["tokens"] == whole.manifest["tokens"]
     folders = ["model", "model_ema"] if stage == "ppo" else ["model"]

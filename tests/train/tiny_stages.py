@@ -23,6 +23,10 @@ from chatlib.lab.runs import Recorder, Run
 
 CONTEXT = 160
 TINY = TinyModel(hidden_size=32, layers=2, heads=2, vocab_size=512, context=CONTEXT)
+# the columns of `metrics.jsonl` that no two runs have alike
+TIMES = ["samples_per_second", "tokens_per_second", "tflops", "tflops_per_rank"]
+TIMES += [f"{part}_seconds" for part in ("generate", "score", "learn")]
+TIMES += ["generate_tflops", "learn_tflops", "generation_share"]
 SMALL = dict(ranks=1, records=120, held_out=16, batch_size=8, max_seq_len=CONTEXT)
 
 
