@@ -25,6 +25,13 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> tuple
     return ids, mask
 
 
+def place(device: torch.device | str, *tensors: Tensor) -> list[Tensor]:
+    """The tensors on a device; through pinned memory to a GPU, which need not wait for them."""
+    if torch.device(device).type != "cuda":
+        return [t.to(device) for t in tensors]
+    return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
+
+
 def positions(mask: Tensor) -> Tensor:
     """Position of each token among its row's own: cumsum(mask) - 1, (batch, time).
 

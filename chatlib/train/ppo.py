@@ -84,8 +84,7 @@ def log_probs(
     """(log pi of each answer token, entropy there), both (batch, time)."""
     ids, _ = collate.pad(r.rows, pad)
     marked = answer_mask(r.rows, r.answers)
-    device = r.mask.device
-    logp, entropy = net(ids.to(device), marked.to(device), temperature, with_entropy)
+    logp, entropy = net(*collate.place(r.mask.device, ids, marked), temperature, with_entropy)
     return to_grid(logp, r.mask), None if entropy is None else to_grid(entropy, r.mask)
 
 
@@ -94,7 +93,7 @@ def state_values(net: nn.Module, r: Rollout, pad: int) -> Tensor:
     ids, _ = collate.pad(r.rows, pad)
     before = torch.zeros_like(ids)
     before[:, :-1] = answer_mask(r.rows, r.answers)[:, 1:]
-    return to_grid(net(ids.to(r.mask.device), before.to(r.mask.device)), r.mask)
+    return to_grid(net(*collate.place(r.mask.device, ids, before)), r.mask)
 
 
 # ------------------------------------------------------------------------ one rollout
@@ -409,7 +408,7 @@ def ptx_loss(config: PPOConfig, actor, records: list[Record], tokenizer, device)
     ids, _ = collate.pad([e.ids for e in encoded], tokenizer.pad_token_id)
     mask, _ = collate.pad([e.mask for e in encoded], 0)
     total = engine.sum_over_ranks(mask.sum()) * config.gradient_accumulation_steps
-    return lambda: -config.unsup_coef * actor(ids.to(device), mask.to(device))[0].sum() / total
+    return lambda: -config.unsup_coef * actor(*collate.place(device, ids, mask))[0].sum() / total
 
 
 class Ema:

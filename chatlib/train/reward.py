@@ -162,7 +162,7 @@ def score_pairs(net, pairs: list[Pair], tokenizer, device) -> tuple[Tensor, Tens
     part, place = collate.pad(parts, 2)[0], collate.pad(positions, 0)[0]
     seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
     last = last_token(valid) | last_token((part == 1).long())
-    scores = net(*(t.to(device) for t in (ids, last, place, seen.tril()))).view(-1, 2)
+    scores = net(*collate.place(device, ids, last, place, seen.tril())).view(-1, 2)
     return scores[:, 0], scores[:, 1]
 
 
@@ -184,7 +184,7 @@ def side_by_side(pairs: list[Pair]) -> tuple[list[list[int]], list[list[int]], l
 
 def score(net, rows: list[list[int]], tokenizer, device) -> Tensor:
     """One score per row of token ids, read at its last token whatever stands after it. (n,)"""
-    ids, mask = (t.to(device) for t in collate.pad(rows, tokenizer.pad_token_id))
+    ids, mask = collate.place(device, *collate.pad(rows, tokenizer.pad_token_id))
     return net(ids, last_token(mask))
 
 
@@ -199,7 +199,7 @@ def evaluate(net, pairs: list[Pair], tokenizer, recorder: Recorder, device):
     """Scores of all chosen and all rejected answers, in the pairs' order, on every rank."""
     net.eval()
     own = collate.shard(pairs, recorder.rank, recorder.world)
-    own += own[:1] * (-(-len(pairs) // recorder.world) - len(own))  # stage 3: equal work per rank
+    own += pairs[:1] * (-(-len(pairs) // recorder.world) - len(own))  # stage 3: equal work per rank
     out: list[tuple[float, float]] = []
     for i in range(0, len(own), 64):
         out += zip(*(s.tolist() for s in score_pairs(net, own[i : i + 64], tokenizer, device)))
@@ -233,6 +233,11 @@ def normalise(net, config: RewardConfig, tokenizer, data, recorder: Recorder, de
     limit = models.longest(policy, config.max_seq_len)
     prompts = [p for p in prompts if len(p) < limit]
     prompts = prompts[: len(prompts) // recorder.world * recorder.world]
+    if len(prompts) < 2:
+        recorder.say(
+            f"score left as it is: no two prompts within {limit} tokens to normalise it on"
+        )
+        return {}
     torch.manual_seed(config.seed + recorder.rank)
     scores: list[float] = []
     net.eval()

@@ -45,7 +45,7 @@ def sample(
     nothing.
     """
     device = next(model.parameters()).device
-    ids, mask = (t.to(device) for t in collate.pad(prompts, pad, "left"))
+    ids, mask = collate.place(device, *collate.pad(prompts, pad, "left"))
     positions = collate.positions(mask)
     cache = DynamicCache(config=model.config)
     answers: list[list[int]] = [[] for _ in prompts]
@@ -106,7 +106,7 @@ def sample_in_step(
     """
     own, model.generation_config = model.generation_config, GenerationConfig()
     device = next(model.parameters()).device
-    ids, mask = (t.to(device) for t in collate.pad(prompts, pad, "left"))
+    ids, mask = collate.place(device, *collate.pad(prompts, pad, "left"))
     out = model.generate(
         input_ids=ids,
         attention_mask=mask,

@@ -59,7 +59,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
         answer_tokens = sum(sum(e.mask) for e in batch)
         loss = torch.zeros((), device=device)
         for micro in micro_batches(batch, config, recorder):
-            ids, mask = (t.to(device) for t in tensors(micro, tokenizer.pad_token_id))
+            ids, mask = collate.place(device, *tensors(micro, tokenizer.pad_token_id))
             logp, _ = net(ids, mask)
             part = -logp.sum() / answer_tokens
             engine.backward(net, part)
@@ -163,11 +163,11 @@ def evaluate(net, examples: list[template.Encoded], tokenizer, recorder: Recorde
     """
     net.eval()
     own = collate.shard(sorted(examples, key=lambda e: len(e.ids)), recorder.rank, recorder.world)
-    own += own[:1] * (-(-len(examples) // recorder.world) - len(own))  # a repeat, weighted 0
+    own += examples[:1] * (-(-len(examples) // recorder.world) - len(own))  # a repeat, weighted 0
     real = len(collate.shard(examples, recorder.rank, recorder.world))
     total = torch.zeros(2, dtype=torch.float64)
     for i in range(0, len(own), 32):
-        ids, mask = (t.to(device) for t in tensors(own[i : i + 32], tokenizer.pad_token_id))
+        ids, mask = collate.place(device, *tensors(own[i : i + 32], tokenizer.pad_token_id))
         logp, _ = net(ids, mask)
         weight = torch.repeat_interleave(
             (torch.arange(i, i + len(ids), device=device) < real).float(), mask[:, 1:].sum(1)
