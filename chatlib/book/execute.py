@@ -51,6 +51,7 @@ def execute(paths: list[Path], folder: Path, own_runs: bool = True) -> dict[str,
         "CHATLIB_PROGRESS": "none",  # nothing of it in a stored output
         "CHATLIB_PROGRESS_FILE": str(folder / "progress.txt"),
         "CHATLIB_RESULTS": str(folder / "results.json"),
+        "CHATLIB_PROFILE": os.environ.get("CHATLIB_PROFILE", "laptop"),  # on any machine
     }
     if own_runs:
         environment["CHATLIB_RUNS"] = str(folder / "runs")
