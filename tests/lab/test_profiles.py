@@ -1,12 +1,15 @@
 """Profiles: what they change, how one is chosen, and a page under a profile of one's own."""
 
 import json
+import re
+import shutil
 
 import pytest
 
-from chatlib.lab import LaunchError, plan, profiles, runs
+from chatlib.lab import LaunchError, plan, profiles, results, runs, scaling
 
 LARGE = [name for name in profiles.PROFILES if name != "laptop"]
+STEPS = 900  # of the page under a profile of ones own: enough for its assertions
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +47,18 @@ def test_a_large_profile_carries_every_recipe(name):
     assert configs["ppo"].reward_model == f"run:{runs.run_name(configs['reward'])}"
     laptop = profiles.recipe("sft", profile="laptop")
     assert runs.run_name(configs["sft"]) != runs.run_name(laptop)
+
+
+@pytest.mark.parametrize("name, card", [("gpu", 24), ("node", 80), ("cluster", 80)])
+def test_four_models_leave_a_quarter_of_the_card_for_activations(name, card):
+    """Predicted from the size in the model's name; LoRA's share is below a twentieth."""
+    at, config = profiles.choose(name), profiles.recipe("ppo", profile=name)
+    assert f"of {card} GB" in profiles.PROFILES["node" if name == "cluster" else name].machine
+    size = round(float(re.search(r"-([\d.]+)B", at.model)[1]) * 1e9)
+    trained = size // 20 if config.lora else size
+    parts = scaling.state_bytes(size, trained, config.ranks, config.zero_stage, config.dtype)
+    whole = 1 if config.offload_reference_model else 2  # frozen models that lie on every card
+    assert 2 * sum(parts.values()) + whole * 2 * size < 0.75 * card * 1e9
 
 
 def test_changes_win_over_the_profile():
@@ -144,3 +159,59 @@ def test_the_table_has_a_column_for_each_profile():
     assert list(table) == ["laptop", "gpu", "node", "cluster"]
     assert table.loc["ranks"].tolist() == [2, 1, 8, 16]
     assert not table.isna().any().any()
+
+
+# ------------------------------------------------------- a page under another profile
+
+
+def small_llama(folder):
+    """A model folder as a hub has them: a Llama of random weights, and its tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    from chatlib.data import shop, template
+
+    texts = (m["content"] for d in shop.demonstrations(4000) for m in d.messages)
+    tokenizer = template.train_tokenizer(texts, 1536)
+    set_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
+        initializer_range=0.06,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.launch
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_page_runs_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, monkeypatch):
+    """Page 3 on one rank, from a model folder and a file of dialogues."""
+    from chatlib.book import execute, pages
+    from chatlib.data import readers, shop
+
+    model, data, page = tmp_path / "llama", tmp_path / "shop.jsonl", tmp_path / "03_sft.ipynb"
+    small_llama(model)
+    readers.write(shop.demonstrations(STEPS * 16), data)
+    shutil.copy(pages.NOTEBOOKS / page.name, page)
+    settings = {"all": {"ranks": 1}, "sft": {"steps": STEPS, "split": (1, 0, 0)}}
+    mine = {"model": str(model), "sources": [{"name": str(data)}], "settings": settings}
+    (tmp_path / "mine.json").write_text(json.dumps(mine))
+    monkeypatch.setenv("CHATLIB_PROFILE", str(tmp_path / "mine.json"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two starve each other beside other processes
+
+    execute.execute([page], tmp_path)
+
+    monkeypatch.setenv("CHATLIB_RUNS", str(tmp_path / "runs"))
+    config = profiles.recipe("sft")
+    run = runs.Run(runs.root() / runs.run_name(config))
+    assert run.complete and run.manifest["world"] == 1
+    assert (run.config["model"], len(run.metrics)) == (str(model), STEPS)
+    shown = results.read(tmp_path / "results.json")["sft"]
+    assert shown["gold"] > 0 and shown["seconds"] == run.manifest["seconds"]
