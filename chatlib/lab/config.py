@@ -111,6 +111,12 @@ class StageConfig(Strict):
         False, description="optimizer states (stage 3: weights too) in host memory"
     )
     gradient_checkpointing: bool = False
+    zero_bucket_size: int | None = Field(
+        None,
+        ge=1,
+        description="numbers that ZeRO reduces, gathers or keeps gathered at a time; "
+        "None: 50 million, and gathered weights stay as long as DeepSpeed likes",
+    )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU that has it, fp32 on a CPU"
     )
@@ -279,12 +285,33 @@ class PPOConfig(StageConfig):
         return self
 
 
+class ProbeConfig(SFTConfig):
+    """A few steps of SFT for each of several settings, to measure what a rank holds (chapter 9)."""
+
+    stage: Literal["probe"] = "probe"
+    cases: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="by name, what a case changes: {'ZeRO 2': {'zero_stage': 2}}"
+    )
+
+    @model_validator(mode="after")
+    def _cases_are_settings(self) -> ProbeConfig:
+        for name in self.cases:
+            self.case(name)
+        return self
+
+    def case(self, name: str) -> SFTConfig:
+        """The SFT settings of a case."""
+        common = self.model_dump(exclude={"stage", "cases"})
+        return SFTConfig.model_validate(common | self.cases[name])
+
+
 STAGES: dict[str, type[StageConfig]] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
+LAUNCHED: dict[str, type[StageConfig]] = {**STAGES, "probe": ProbeConfig}  # what a worker can run
 
 
 def parse(data: dict) -> StageConfig:
     """The configuration object of a `config.json`'s content. Raises pydantic's error."""
     stage = data.get("stage")
-    if stage not in STAGES:
-        raise ValueError(f"`stage` is {stage!r}; use one of {', '.join(STAGES)}")
-    return STAGES[stage].model_validate(data)
+    if stage not in LAUNCHED:
+        raise ValueError(f"`stage` is {stage!r}; use one of {', '.join(LAUNCHED)}")
+    return LAUNCHED[stage].model_validate(data)

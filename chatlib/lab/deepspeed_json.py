@@ -62,10 +62,13 @@ def deepspeed_json(
 def zero_optimization(config: StageConfig, stage: int) -> dict:
     """The ZeRO part (Rajbhandari et al. 2020). A threshold of 0 partitions small tensors too."""
     settings: dict = {"stage": stage}
+    bucket = config.zero_bucket_size or BUCKET
     if stage:
-        settings |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
+        settings |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if stage == 3:
-        settings |= {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": BUCKET}
+        settings |= {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": bucket}
+    if stage == 3 and config.zero_bucket_size:
+        settings |= {"stage3_max_live_parameters": bucket, "stage3_max_reuse_distance": bucket}
     if config.offload and stage:
         settings["offload_optimizer"] = {"device": "cpu"}
     if config.offload and stage == 3:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from chatlib.lab import config, runs
 
-STAGES = {name: f"chatlib.train.{name}" for name in config.STAGES}
+STAGES = {name: f"chatlib.train.{name}" for name in config.LAUNCHED}
 KIB = 1024  # ru_maxrss is in KiB on Linux
 
 
