@@ -41,6 +41,7 @@ TIMEOUT = 600.0  # seconds without a heartbeat; loading a large model may take m
 POLL = 0.1  # seconds between two looks at the ranks
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 SSH_GRACE = 15.0  # the same where DeepSpeed has to end ranks on other machines over ssh
+SHARING = frozenset({"ranks", "gradient_accumulation_steps"})  # how, not which examples a step has
 PACKAGES = ("chatlib", "torch", "deepspeed", "transformers", "tokenizers", "peft", "datasets")
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -61,6 +62,10 @@ def launch(
     nothing; `resume` continues an unfinished run from its newest checkpoint (from the start
     where there is none); `timeout` is the number of seconds without a heartbeat after which
     a rank counts as stuck (default 600).
+
+    A run that was begun on another number of ranks can be resumed, too: DeepSpeed's universal
+    checkpoint shares its state out anew. Its loss goes on as it would have; what is drawn at
+    random does not (`chatlib.train.engine.restore`).
 
     `hosts` names several machines: a DeepSpeed hostfile's path, or its lines (`"node1 slots=8"`);
     None stands for `$CHATLIB_HOSTS`, or for this machine alone. DeepSpeed starts their ranks
@@ -101,10 +106,11 @@ def _lead(
         nodes.require_ssh_launcher(several)
     else:
         plan.require_gpus(config.ranks)
-    if resume:
-        refuse_changed_config(run, config)
+    earlier = run_to_continue(run, config, prints) if resume else None
     with claimed(run.directory):
         if not run.complete:  # another process may have finished it in between
+            if earlier:
+                adopt(run.directory, earlier)
             _train(run, config, prints, resume, timeout, several)
 
 
@@ -215,19 +221,48 @@ def _wait_for_old_ranks(directory: Path, seconds: float = 10.0) -> None:
         time.sleep(POLL)
 
 
-def refuse_changed_config(run: Run, config: StageConfig) -> None:
-    """A changed configuration has another directory; under `resume` that is hardly meant."""
+def run_to_continue(run: Run, config: StageConfig, prints: dict[str, str]) -> Run | None:
+    """The unfinished run of other ranks that `resume` means; None where `run` itself was begun.
+
+    Only how a step's examples are shared out may differ (`SHARING`). A configuration with any
+    other change has another directory, and under `resume` that is hardly meant.
+    """
     if run.config:
-        return
+        return None
+    wanted, refused = config.model_dump(mode="json"), ""
+    found: dict[int, Run] = {}  # by the step of the newest checkpoint
     for other in map(Run, sorted(run.directory.parent.glob(f"{config.stage}-*"))):
-        if other.complete or not runs.newest_checkpoint(other.directory):
+        checkpoint = None if other.complete else runs.newest_checkpoint(other.directory)
+        if not checkpoint:
             continue
-        wanted = config.model_dump(mode="json")
         changed = [k for k in wanted if other.config.get(k) != wanted[k]]
-        raise LaunchError(
+        if SHARING.issuperset(changed) and other.manifest.get("data") == prints:
+            found[runs.checkpoint_step(checkpoint)] = other
+        refused = refused or (
             f"nothing to resume with these settings; the unfinished run {other.name} differs in "
             f"{', '.join(changed) or 'its data'}: restore that, or launch without resume"
         )
+    if refused and not found:
+        raise LaunchError(refused)
+    return found[max(found)] if found else None
+
+
+def adopt(directory: Path, other: Run) -> None:
+    """Give a new run another's newest checkpoint, its metrics, and a note of where they are from.
+
+    A copy: whatever becomes of the other run, and of the first attempt, this one can go on.
+    """
+    with claimed(other.directory):  # a live run would go on without us
+        checkpoint = runs.newest_checkpoint(other.directory)
+        step = runs.checkpoint_step(checkpoint)
+        final = runs.checkpoint_path(directory, step)
+        with writable(directory):
+            _clear(directory)
+            shutil.copytree(checkpoint, final.with_suffix(".tmp"))
+            os.rename(final.with_suffix(".tmp"), final)
+            shutil.copy(other.directory / "metrics.jsonl", directory)
+            begun = {"run": other.name, "ranks": other.config["ranks"], "step": step}
+            runs.write_json(directory / "manifest.json", {"continues": begun})
 
 
 def prepare(directory: Path, config: StageConfig, resume: bool) -> Path | None:
@@ -273,6 +308,8 @@ def _write_start(
     device = plan.accelerator()
     runs.write_json(directory / "deepspeed.json", all_deepspeed_json(config, device, directory))
     known = provenance(config, prints, started)
+    if begun := Run(directory).manifest.get("continues"):
+        known["continues"] = begun  # another run, on other ranks: see `adopt`
     if several:
         known["hosts"] = several.slots
         runs.write_atomically(directory / "hostfile", several.hostfile)

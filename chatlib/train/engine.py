@@ -344,9 +344,11 @@ def restore(engines: dict[str, Engine], recorder: Recorder) -> tuple[int, dict]:
         return 0, {}
     universal = to_universal(engines, recorder)
     for name, engine in engines.items():
-        engine.load_checkpoint(str(universal if is_universal(recorder, name) else folder), tag=name)
-        for group, rate in zip(engine.optimizer.param_groups, engine.lr_scheduler.get_last_lr()):
-            group["lr"] = rate  # a universal checkpoint of stage 3 knows the first group's only
+        if is_universal(recorder, name):
+            engine.load_checkpoint(str(universal), tag=name)
+            part_groups(engine)
+        else:
+            engine.load_checkpoint(str(folder), tag=name)
     world = checkpoint_world(folder)
     own = torch.load(folder / f"rank{recorder.rank % world}.pt", weights_only=True)
     if world == recorder.world:
@@ -360,6 +362,20 @@ def restore(engines: dict[str, Engine], recorder: Recorder) -> tuple[int, dict]:
         shutil.rmtree(universal, ignore_errors=True)
     recorder.rewind(own["step"])
     return own["step"], own["state"]
+
+
+def part_groups(engine: Engine) -> None:
+    """Give each parameter group its own learning rate and step count again.
+
+    At stage 3 DeepSpeed 0.19 hands the first group's of a universal checkpoint to all of them
+    (stage3.py, `load_hp_checkpoint_state_from_checkpoint_dir_stage3`); the step count as one
+    tensor, which AdamW then increments once for every group.
+    """
+    optimizer = engine.optimizer
+    for group, rate in zip(optimizer.param_groups, engine.lr_scheduler.get_last_lr()):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        state["step"] = torch.as_tensor(state["step"]).clone()
 
 
 def checkpoint_world(folder: Path) -> int:

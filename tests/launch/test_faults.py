@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -194,6 +195,24 @@ def test_killed_during_a_checkpoint_then_resumed(home, monkeypatch):
     assert run.manifest["started_at_step"] == 2
     assert list(run.metrics.step) == [1, 2, 3, 4, 5, 6]
     assert [p.name for p in (run.directory / "checkpoint").iterdir()] == ["step-00000006"]
+
+
+def test_a_run_of_two_ranks_is_resumed_by_one_and_again_after_that_failed(home, monkeypatch):
+    settings = config(steps=6, save_every=2)
+    alone = run_of(settings.model_copy(update={"ranks": 1}))
+    fault(monkeypatch, rank=0, step=5, kind="raise")
+    with pytest.raises(RankFailed, match="rank 0 of 2, at step 5"):
+        launch(settings)
+    with pytest.raises(LaunchError, match=r"differs in seed, ranks: restore that, or launch"):
+        launch(config(steps=6, save_every=2, seed=1), ranks=1, resume=True)
+    with pytest.raises(RankFailed, match="rank 0 of 1, at step 5"):
+        launch(settings, ranks=1, resume=True)
+    assert list(alone.metrics.step) == [1, 2, 3, 4]
+    shutil.rmtree(run_of(settings).directory)  # it goes on from a copy of its own
+    monkeypatch.delenv("CHATLIB_FAULT")
+    run = launch(settings, ranks=1, resume=True)
+    assert run.manifest["continues"] == {"run": run_of(settings).name, "ranks": 2, "step": 4}
+    assert run.manifest["started_at_step"] == 4 and list(run.metrics.step) == [1, 2, 3, 4, 5, 6]
 
 
 def test_two_launches_side_by_side(home):
