@@ -236,14 +236,18 @@ class PPOConfig(StageConfig):
     )
 
     # --- one trained model's own setting; None: that of both (`zero_stage`, `lora`, ...)
-    actor_zero_stage: Literal[0, 1, 2, 3] | None = None
-    critic_zero_stage: Literal[0, 1, 2, 3] | None = None
-    actor_lora: Lora | None = None
-    critic_lora: Lora | None = None
-    actor_gradient_checkpointing: bool | None = None
-    critic_gradient_checkpointing: bool | None = None
-    actor_weight_decay: float | None = Field(None, ge=0)
-    critic_weight_decay: float | None = Field(None, ge=0)
+    actor_zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="None: zero_stage")
+    critic_zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="None: zero_stage")
+    actor_lora: Lora | None = Field(None, description="None: lora")
+    critic_lora: Lora | None = Field(None, description="None: lora")
+    actor_gradient_checkpointing: bool | None = Field(
+        None, description="None: gradient_checkpointing"
+    )
+    critic_gradient_checkpointing: bool | None = Field(
+        None, description="None: gradient_checkpointing"
+    )
+    actor_weight_decay: float | None = Field(None, ge=0, description="None: weight_decay")
+    critic_weight_decay: float | None = Field(None, ge=0, description="None: weight_decay")
 
     @model_validator(mode="after")
     def _rollouts_are_draws_from_the_policy(self) -> PPOConfig:
