@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -80,6 +81,7 @@ def supervise(child: int, state_file: Path) -> int:
 
 def run_rank(recorder: runs.Recorder) -> int:
     """Train, report, and on rank 0 complete the manifest. Returns the exit code."""
+    gc.set_threshold(100_000)  # records live long: walking them was a third of reading them
     try:
         settings = config.parse(runs.read_json(recorder.directory / "config.json"))
         module = os.environ.get("CHATLIB_STAGE_MODULE") or STAGES[settings.stage]  # tests set it
