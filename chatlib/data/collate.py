@@ -16,13 +16,14 @@ from torch import Tensor
 def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> tuple[Tensor, Tensor]:
     """(ids, mask), both (batch, longest row) and int64; mask is 1 on the rows' own tokens."""
     width = max(map(len, rows))
-    ids = torch.full((len(rows), width), value)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[i, place] = torch.as_tensor(row, dtype=torch.long)
-        mask[i, place] = 1
-    return ids, mask
+
+    def filled(row: Sequence[int], value: int) -> list[int]:
+        gap = [value] * (width - len(row))
+        return [*row, *gap] if side == "right" else [*gap, *row]
+
+    ids = [filled(row, value) for row in rows]
+    mask = [filled([1] * len(row), 0) for row in rows]
+    return torch.tensor(ids, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
 
 
 def place(device: torch.device | str, *tensors: Tensor) -> list[Tensor]:

@@ -29,9 +29,10 @@ from chatlib.train import engine, models, reward, rollout
 from chatlib.train.models import AnswerLM, TokenScorer
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
-# Rows of a forward pass. Prompts are drawn at random, so a batch's lengths differ widely: of the
-# book's minibatches of 16 rows 31 % are padding, and 16 % when eight of similar length go together.
-TOGETHER = 8
+# Rows of a forward pass, for each thread. Prompts are drawn at random, so a batch's lengths differ
+# widely: of the book's minibatches of 16 rows 31 % are padding, and 16 % when eight of similar
+# length go together. Two threads want twice as many, or there is too little work to share.
+ROWS_TOGETHER = 8
 
 
 @dataclass
@@ -336,18 +337,19 @@ def four_models(config: PPOConfig, tokenizer, device, recorder: Recorder):
     for model in (actor, critic, reference, scorer):
         models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
+    together = ROWS_TOGETHER * torch.get_num_threads()
     nets = [
         engine.initialize(config, module, rate, total, role, recorder)
         for module, rate, role in (
-            (AnswerLM(actor, TOGETHER), config.actor_learning_rate, "actor"),
-            (TokenScorer(critic, TOGETHER), config.critic_learning_rate, "critic"),
+            (AnswerLM(actor, together), config.actor_learning_rate, "actor"),
+            (TokenScorer(critic, together), config.critic_learning_rate, "critic"),
         )
     ]
     offload = config.offload_reference_model
     return (
         *nets,
-        engine.frozen(AnswerLM(reference, TOGETHER), device, offload),
-        engine.frozen(TokenScorer(scorer, TOGETHER), device),
+        engine.frozen(AnswerLM(reference, together), device, offload),
+        engine.frozen(TokenScorer(scorer, together), device),
     )
 
 
