@@ -223,14 +223,16 @@ class Tail:
     """Follows a file of JSON lines that grows; `rows` holds what was read so far."""
 
     def __init__(self, path: Path):
-        self.path, self.rows, self._offset = path, [], 0
+        self.path, self.rows, self._offset, self._inode = path, [], 0, None
 
     def read(self) -> bool:
         """Take up new whole lines, or all lines of a file that was rewritten; True if any."""
         try:
             with open(self.path, "rb") as file:
-                if file.seek(0, os.SEEK_END) < self._offset:
-                    self.rows, self._offset = [], 0
+                found = os.fstat(file.fileno())
+                # A rewound file is another one, and may have outgrown the old one again by now.
+                if found.st_ino != self._inode or found.st_size < self._offset:
+                    self.rows, self._offset, self._inode = [], 0, found.st_ino
                 file.seek(self._offset)
                 text = file.read()
         except OSError:

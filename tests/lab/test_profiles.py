@@ -1,6 +1,7 @@
 """Profiles: what they change, how one is chosen, and a page under a profile of one's own."""
 
 import json
+import os
 import re
 import shutil
 
@@ -191,6 +192,7 @@ def small_llama(folder):
 @pytest.mark.launch
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.skipif(not os.environ.get("CHATLIB_SLOW"), reason="set CHATLIB_SLOW=1: two minutes")
 def test_a_page_runs_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, monkeypatch):
     """Page 3 on one rank, from a model folder and a file of dialogues."""
     from chatlib.book import execute, pages

@@ -89,6 +89,19 @@ def test_a_reader_of_metrics_waits_for_whole_lines_and_notices_a_rewrite(home):
     assert tail.read() and tail.rows == [{"step": 1}]
 
 
+def test_a_reader_of_metrics_starts_again_when_a_rewound_file_has_outgrown_the_old_one(home):
+    (home / "log").mkdir()
+    recorder = Recorder(home, 0, 1)
+    for step in (1, 2, 3):
+        recorder.log(step, loss=1.0)
+    tail = runs.Tail(home / "metrics.jsonl")
+    assert tail.read()
+    recorder.rewind(2)
+    for step in (3, 4):
+        recorder.log(step, loss=0.123456789)
+    assert tail.read() and [row["step"] for row in tail.rows] == [1, 2, 3, 4]
+
+
 def test_a_state_keeps_its_size_whatever_the_traceback(home):
     path = home / "state.json"
     for text in ("", 'with "quotes"\n' * 5000):
