@@ -71,7 +71,7 @@ FLAWS = {
 _SPAN = re.compile(r"\[([A-Z]+)\|([^\]]*)\]")
 _CLASS = re.compile(r"(\w+)\^([A-Z]+)")
 _CLASS_MARK = re.compile(r"(?<=\w)\^[A-Z]+")
-_MARK = re.compile(r"\[[A-Z]+\||\]|(?<=\w)\^[A-Z]+")  # all that `plain` leaves out
+_MARK = re.compile(rf"\[[A-Z]+\||\]|{_CLASS_MARK.pattern}")  # all that `plain` leaves out
 
 
 def plain(marked: str) -> str:

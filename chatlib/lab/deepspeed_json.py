@@ -40,7 +40,6 @@ def deepspeed_json(
     config: StageConfig, device: str, role: Role = "model", directory: Path | None = None
 ) -> dict:
     """The dict for `deepspeed.initialize(config=...)`; `directory` receives TensorBoard's files."""
-    dtype = resolve_dtype(config, device)
     settings = {
         "train_micro_batch_size_per_gpu": micro_batch(config),
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
@@ -51,8 +50,7 @@ def deepspeed_json(
         "steps_per_print": None,  # figures go to metrics.jsonl
         "wall_clock_breakdown": False,
     }
-    if dtype != "fp32":
-        settings[dtype] = {"enabled": True}
+    settings |= _format(resolve_dtype(config, device))
     if config.enable_tensorboard and directory:
         output = {"output_path": str(directory / "tensorboard"), "job_name": role}
         settings["tensorboard"] = {"enabled": True, **output}
@@ -74,6 +72,18 @@ def zero_optimization(config: StageConfig, stage: int) -> dict:
     if config.offload and stage == 3:
         settings["offload_param"] = {"device": "cpu"}
     return settings
+
+
+def frozen_json(dtype: DType) -> dict:
+    """For a model that only computes, its weights partitioned and in host memory."""
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "offload_param": {"device": "cpu"}}
+    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
+    return settings | {"steps_per_print": None} | _format(dtype)
+
+
+def _format(dtype: DType) -> dict:
+    """The part that names a number format; fp32 is what DeepSpeed does unasked."""
+    return {} if dtype == "fp32" else {dtype: {"enabled": True}}
 
 
 def all_deepspeed_json(config: StageConfig, device: str, directory: Path | None = None) -> dict:

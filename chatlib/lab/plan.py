@@ -23,21 +23,28 @@ from chatlib.lab.scaling import WIDTH, lora_weights, state_bytes
 # ------------------------------------------------------------ command and environment
 
 
+def cards() -> list[str]:
+    """The GPUs of this machine, as Linux numbers them."""
+    return [path.removeprefix("/dev/nvidia") for path in glob.glob("/dev/nvidia[0-9]*")]
+
+
+def visible() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES selects; all of them where it is not set."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return cards() if chosen is None else [name for name in chosen.split(",") if name]
+
+
 def accelerator() -> str:
     """`cuda` where torch can use a GPU, else `cpu`; found without importing torch."""
     if os.environ.get("DS_ACCELERATOR"):
         return os.environ["DS_ACCELERATOR"]
     built_for_cpu = "+cpu" in importlib.metadata.version("torch")
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    return "cuda" if glob.glob("/dev/nvidia[0-9]*") and not (built_for_cpu or hidden) else "cpu"
+    return "cuda" if cards() and visible() and not built_for_cpu else "cpu"
 
 
 def gpus() -> int:
     """GPUs that a launch on this machine may use; found without importing torch."""
-    if accelerator() != "cuda":
-        return 0
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return len(chosen.split(",")) if chosen else len(glob.glob("/dev/nvidia[0-9]*"))
+    return len(visible()) if accelerator() == "cuda" else 0
 
 
 def require_gpus(ranks: int) -> None:
@@ -61,9 +68,9 @@ def command(
     GPUs that the caller selected with CUDA_VISIBLE_DEVICES are passed with `--include`:
     together with `--num_gpus` DeepSpeed would ignore the selection.
     """
-    visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-    chosen = visible[:ranks] if accelerator() == "cuda" else []
-    devices = ["--include", f"localhost:{','.join(chosen)}"] if chosen else ["--num_gpus", ranks]
+    devices = ["--num_gpus", ranks]
+    if os.environ.get("CUDA_VISIBLE_DEVICES") and accelerator() == "cuda":
+        devices = ["--include", f"localhost:{','.join(visible()[:ranks])}"]
     if several:
         devices = ["--hostfile", directory / "hostfile", "--num_nodes", len(several.slots)]
         devices += ["--master_addr", several.master]

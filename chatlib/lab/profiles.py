@@ -325,7 +325,8 @@ def trained(
     name: str, seed: int = 0, profile: str | Path | Profile | None = None, **changes
 ) -> Run:
     """The finished run of a recipe; what it builds on, and itself, is trained where missing."""
-    config, at = recipe(name, seed, profile, **changes), choose(profile)
+    at = choose(profile)
+    config = recipe(name, seed, at, **changes)
     wanted = {getattr(config, field, None) for field in ("model", "reward_model")}
     for earlier in RECIPES:
         if earlier != name and _run(recipe(earlier, seed, at)) in wanted:

@@ -134,13 +134,22 @@ def communication_bytes(weights: int, ranks: int, stage: int, dtype: str) -> flo
 # ------------------------------------------------------- operations, hours, money
 
 
+def training_passes(recompute: bool = False, lora: bool = False) -> int:
+    """What a step's forward and backward pass cost, in forward passes: 3 (Kaplan et al. 2020).
+
+    The backward pass has two products for each of the forward pass: one for the gradient of the
+    inputs, and one for that of the weights, which frozen weights under LoRA do not need.
+    Gradient checkpointing computes the forward pass a second time.
+    """
+    return 3 + recompute - lora
+
+
 def flops_per_token(weights: int, training: bool = True, recompute: bool = False) -> int:
     """Floating-point operations for a token, attention left out (Kaplan et al. 2020, table 1).
 
-    Forward 2 Psi (one product, one sum a weight), backward twice that, and the forward pass once
-    more where activations are recomputed (gradient checkpointing).
+    2 Psi forward (one product, one sum a weight); `training_passes` times that to train.
     """
-    return 2 * weights * (1 if not training else 4 if recompute else 3)
+    return 2 * weights * (training_passes(recompute) if training else 1)
 
 
 def ppo_flops(actor: int, critic: int, tokens: int, recompute: bool = False) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from chatlib.lab import runs
 from chatlib.lab.config import StageConfig
-from chatlib.lab.deepspeed_json import Role, deepspeed_json, resolve_dtype
+from chatlib.lab.deepspeed_json import Role, deepspeed_json, frozen_json, resolve_dtype
 from chatlib.lab.plan import accelerator
 from chatlib.lab.runs import Recorder
 from chatlib.train import models
@@ -248,18 +248,9 @@ def offloaded(module: nn.Module) -> Engine:
     """An engine that only computes, with its weights in host memory."""
     dtype = next(module.parameters()).dtype
     name = next(name for name, known in DTYPES.items() if known == dtype)
-    settings = {
-        "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {
-            "stage": 3,
-            "stage3_param_persistence_threshold": 0,
-            "offload_param": {"device": "cpu"},
-        },
-        "steps_per_print": None,
-    }
-    if name != "fp32":
-        settings[name] = {"enabled": True}
-    engine, *_ = deepspeed.initialize(model=module, config=settings, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(
+        model=module, config=frozen_json(name), dist_init_required=False
+    )
     return engine
 
 

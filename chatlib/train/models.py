@@ -24,8 +24,9 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from chatlib.data.template import prepare_tokenizer
-from chatlib.lab.config import Lora, TinyModel
-from chatlib.lab.runs import resolve
+from chatlib.lab.config import Lora, StageConfig, TinyModel
+from chatlib.lab.deepspeed_json import Role
+from chatlib.lab.runs import Recorder, resolve
 from chatlib.maths.likelihood import entropy, token_log_probs
 from chatlib.train.throughput import Size
 
@@ -254,6 +255,21 @@ def check_head(model: PreTrainedModel) -> None:
             f"{type(model).__name__} changes its logits after the output layer; "
             "chatlib.train.models.AnswerLM would have to be taught how"
         )
+
+
+def adapt(
+    model: PreTrainedModel,
+    config: StageConfig,
+    task: str,
+    recorder: Recorder,
+    role: Role = "model",
+) -> None:
+    """Make ready for training as the settings of this role ask: adapters, checkpointing."""
+    if lora := config.of(role, "lora"):
+        recorder.say(add_lora(model, lora, task))
+    if config.of(role, "gradient_checkpointing"):
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, task: str) -> str:

@@ -329,11 +329,7 @@ def four_models(config: PPOConfig, tokenizer, device, recorder: Recorder):
     reference = models.load_policy(config.model, tokenizer, dtype)
     scorer = models.load_scorer(config.reward_model, tokenizer, dtype)
     for role, model, task in (("actor", actor, "CAUSAL_LM"), ("critic", critic, "SEQ_CLS")):
-        if lora := config.of(role, "lora"):
-            recorder.say(models.add_lora(model, lora, task))
-        if config.of(role, "gradient_checkpointing"):
-            model.gradient_checkpointing_enable()
-            model.enable_input_require_grads()
+        models.adapt(model, config, task, recorder, role)
     for model in (actor, critic, reference, scorer):
         models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
@@ -371,12 +367,7 @@ def flops(config: PPOConfig, policy: Size, value: Size, r: Rollout) -> Tensor:
     read, answer = [len(row) - 1 for row in r.rows], sum(map(len, r.answers))
     once = [forward_flops(size, read, answer) for size in (policy, value)]
     score = 2 * once[0] + once[1] + forward_flops(value, [len(row) for row in r.rows], len(r.rows))
-    learn = sum(
-        training_flops(
-            forward, config.of(role, "gradient_checkpointing"), bool(config.of(role, "lora"))
-        )
-        for role, forward in zip(("actor", "critic"), once)
-    )
+    learn = sum(training_flops(f, config, role) for f, role in zip(once, ("actor", "critic")))
     return torch.tensor([once[0], score, config.ppo_epochs * learn], dtype=torch.float64)
 
 

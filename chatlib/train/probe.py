@@ -53,38 +53,25 @@ def measure(config: SFTConfig, tokenizer, examples: list, device, recorder: Reco
     """Train for `steps` (2 or more), and one step more, in which bytes are counted, slowly."""
     engine.seed_everything(config.seed)
     model = models.tiny_policy(config.model, tokenizer)
-    if config.lora:
-        recorder.say(models.add_lora(model, config.lora, "CAUSAL_LM"))
+    models.adapt(model, config, "CAUSAL_LM", recorder)
     net = engine.initialize(config, AnswerLM(model), config.learning_rate, config.steps)
     batches = collate.Batches([len(e.ids) for e in examples], config.batch_size, config.seed)
     losses, seconds, tokens = [], [], 0
     for step in range(config.steps):
         batch, began = [examples[i] for i in batches.at(step)], time.perf_counter()
-        losses.append(train_step(net, batch, tokenizer, config, device, recorder))
+        losses.append(sft.learn(net, batch, tokenizer, config, recorder, device))
         if step:  # the first one also makes the optimizer's states, and stage 3's plan
             seconds.append(time.perf_counter() - began)
             tokens += sum(len(e.ids) for e in batch)
         recorder.log(step + 1, loss=losses[-1])
     gradients = Latest(lambda: size(gradient_storages(net)), net.module)
     with Sent() as sent:
-        train_step(net, batch, tokenizer, config, device, recorder)
+        sft.learn(net, batch, tokenizer, config, recorder, device)
     gradients.remove()
     parts = held(net, gradients.value)
     net.destroy()
     speed = tokens / sum(seconds)
     return {"losses": losses, "held": parts, "sent": sent.bytes, "tokens_per_second": speed}
-
-
-def train_step(net: engine.Engine, batch: list, tokenizer, config, device, recorder) -> float:
-    """One optimizer step of SFT (`chatlib.train.sft`); returns its loss."""
-    answer_tokens, loss = sum(sum(e.mask) for e in batch), torch.zeros((), device=device)
-    for micro in sft.micro_batches(batch, config, recorder):
-        ids, mask = (t.to(device) for t in sft.tensors(micro, tokenizer.pad_token_id))
-        part = -net(ids, mask)[0].sum() / answer_tokens
-        engine.backward(net, part)
-        net.step()
-        loss += part.detach()
-    return engine.sum_over_ranks(loss).item()
 
 
 # ------------------------------------------------------------------- bytes held

@@ -41,11 +41,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
         recorder.say(line)
 
     size = models.size_of(model)
-    if config.lora:
-        recorder.say(models.add_lora(model, config.lora, "SEQ_CLS"))
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
+    models.adapt(model, config, "SEQ_CLS", recorder)
     net = engine.initialize(
         config, TokenScorer(model), config.learning_rate, config.steps, "model", recorder
     )
@@ -57,7 +53,8 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
 
     for step in range(first, config.steps):
         recorder.beat(step, "train")
-        batch = [pairs[i] for i in batches.at(step)]
+        places = batches.at(step)
+        batch = [pairs[i] for i in places]
         figures = torch.zeros(3, device=device)
         own = collate.shard(batch, recorder.rank, recorder.world)
         for i in range(0, len(own), config.micro_batch):
@@ -72,7 +69,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
 
         read = sum(len(chosen) + len(rejected) for chosen, rejected in batch)
         tokens, done = tokens + read, step + 1
-        work += torch.tensor([len(batch), read, flops(config, size, batch)])
+        work += torch.tensor([len(batch), read, flops(config, size, [lengths[i] for i in places])])
         loss, accuracy, margin = engine.sum_over_ranks(figures).tolist()
         engine.log(
             net,
@@ -140,11 +137,9 @@ def encode(tokenizer, records: list[Preference], limit: int, recorder: Recorder)
     return pairs, report
 
 
-def flops(config: RewardConfig, size: Size, pairs: list[Pair]) -> float:
-    """FLOPs of an optimizer step on pairs that stand side by side: each prompt is read once."""
-    lengths = [len(row) for row in side_by_side(pairs)[0]]
-    forward = forward_flops(size, lengths, 2 * len(pairs))
-    return training_flops(forward, config.gradient_checkpointing, config.lora is not None)
+def flops(config: RewardConfig, size: Size, lengths: list[int]) -> float:
+    """FLOPs of an optimizer step on pairs that stand side by side, in rows of these lengths."""
+    return training_flops(forward_flops(size, lengths, 2 * len(lengths)), config)
 
 
 def score_pairs(net, pairs: list[Pair], tokenizer, device) -> tuple[Tensor, Tensor]:

@@ -38,11 +38,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
         recorder.say(line)
 
     size = models.size_of(model)
-    if config.lora:
-        recorder.say(models.add_lora(model, config.lora, "CAUSAL_LM"))
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
+    models.adapt(model, config, "CAUSAL_LM", recorder)
     net = engine.initialize(
         config, AnswerLM(model), config.learning_rate, config.steps, "model", recorder
     )
@@ -56,21 +52,10 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
     for step in range(first, config.steps):
         recorder.beat(step, "train")
         batch = [examples[i] for i in batches.at(step)]
-        answer_tokens = sum(sum(e.mask) for e in batch)
-        loss = torch.zeros((), device=device)
-        for micro in micro_batches(batch, config, recorder):
-            ids, mask = collate.place(device, *tensors(micro, tokenizer.pad_token_id))
-            logp, _ = net(ids, mask)
-            part = -logp.sum() / answer_tokens
-            engine.backward(net, part)
-            net.step()
-            loss += part.detach()
-
-        tokens += sum(len(e.ids) for e in batch)
-        work += torch.tensor(
-            [len(batch), sum(len(e.ids) for e in batch), flops(config, size, batch)]
-        )
-        loss, done = engine.sum_over_ranks(loss).item(), step + 1
+        loss = learn(net, batch, tokenizer, config, recorder, device)
+        read, done = sum(len(e.ids) for e in batch), step + 1
+        tokens += read
+        work += torch.tensor([len(batch), read, flops(config, size, batch)])
         engine.log(
             net,
             recorder,
@@ -105,6 +90,22 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
         "held_out_loss": held_out_loss,
         "data_report": [*data.report, *report],
     }
+
+
+def learn(
+    net, batch: list[template.Encoded], tokenizer, config: SFTConfig, recorder: Recorder, device
+) -> float:
+    """One optimizer step on a batch, of which every rank takes its share; returns L (nats)."""
+    answer_tokens = sum(sum(e.mask) for e in batch)
+    loss = torch.zeros((), device=device)
+    for micro in micro_batches(batch, config, recorder):
+        ids, mask = collate.place(device, *tensors(micro, tokenizer.pad_token_id))
+        logp, _ = net(ids, mask)
+        part = -logp.sum() / answer_tokens
+        engine.backward(net, part)
+        net.step()
+        loss += part.detach()
+    return engine.sum_over_ranks(loss).item()
 
 
 def start_model(config: SFTConfig, records: list[Dialogue]):
@@ -145,7 +146,7 @@ def flops(config: SFTConfig, size: Size, batch: list[template.Encoded]) -> float
     """FLOPs of an optimizer step on a batch; a dialogue's last token predicts nothing."""
     lengths, answer_tokens = [len(e.ids) - 1 for e in batch], sum(sum(e.mask) for e in batch)
     forward = forward_flops(size, lengths, answer_tokens)
-    return training_flops(forward, config.gradient_checkpointing, config.lora is not None)
+    return training_flops(forward, config)
 
 
 def tensors(batch: list[template.Encoded], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chatlib.lab.config import StageConfig
+from chatlib.lab.deepspeed_json import Role
+from chatlib.lab.scaling import training_passes
+
 TERA = 1e12
 
 
@@ -36,14 +40,10 @@ def forward_flops(size: Size, lengths: Sequence[int], predicted: int) -> float:
     return 2.0 * weights + 4.0 * size.layers * size.width * sum(s * s for s in lengths)
 
 
-def training_flops(forward: float, checkpointing: bool = False, lora: bool = False) -> float:
-    """FLOPs of a forward and backward pass: 3 F, the 6 N a token of the literature.
-
-    The backward pass has two products for each of the forward pass: one for the gradient of the
-    inputs, and one for that of the weights, which frozen weights under LoRA do not need (2 F).
-    Gradient checkpointing computes the forward pass a second time (one F more, so 8 N).
-    """
-    return forward * (3 + checkpointing - lora)
+def training_flops(forward: float, config: StageConfig, role: Role = "model") -> float:
+    """FLOPs of a forward and backward pass of a model; see `chatlib.lab.scaling`."""
+    recompute, lora = config.of(role, "gradient_checkpointing"), config.of(role, "lora")
+    return forward * training_passes(recompute, lora is not None)
 
 
 def rates(samples: float, tokens: float, flops: float, seconds: float, ranks: int) -> dict:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-THREADS = int(os.environ.get("BENCH_THREADS", 2))
+THREADS = 2
 
 
 def free_port() -> int:

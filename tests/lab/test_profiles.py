@@ -167,25 +167,16 @@ def test_the_table_has_a_column_for_each_profile():
 
 def small_llama(folder):
     """A model folder as a hub has them: a Llama of random weights, and its tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+    from transformers import set_seed
 
     from chatlib.data import shop, template
+    from chatlib.lab.config import TinyModel
+    from chatlib.train import models
 
     texts = (m["content"] for d in shop.demonstrations(4000) for m in d.messages)
     tokenizer = template.train_tokenizer(texts, 1536)
     set_seed(0)
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
-        initializer_range=0.06,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(shape).save_pretrained(folder)
+    models.tiny_policy(TinyModel(), tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -5,7 +5,7 @@ import tiny_stages as tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from chatlib.lab.config import Lora
+from chatlib.lab.config import Lora, SFTConfig
 from chatlib.train import models, ppo
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
@@ -48,7 +48,7 @@ def test_flops_of_a_language_model_are_those_that_pytorch_counts(llama, batch):
     forward, both = counted(models.AnswerLM(llama), *batch)
     ours = forward_flops(SIZE, [LENGTH - 1] * ROWS, 5 * ROWS)
     assert ours == pytest.approx(forward, rel=5e-3)  # PyTorch also sees the rotary angles
-    assert training_flops(ours) == pytest.approx(both, rel=5e-3)
+    assert training_flops(ours, SFTConfig()) == pytest.approx(both, rel=5e-3)
 
 
 def test_checkpointing_computes_one_forward_pass_more(llama, batch):
@@ -56,15 +56,17 @@ def test_checkpointing_computes_one_forward_pass_more(llama, batch):
     llama.enable_input_require_grads()
     _, both = counted(models.AnswerLM(llama), *batch)
     head = 3 * 2 * SIZE.head * 5 * ROWS  # not in a layer, so not computed again
-    body = training_flops(forward_flops(SIZE, [LENGTH - 1] * ROWS, 0), checkpointing=True)
+    config = SFTConfig(gradient_checkpointing=True)
+    body = training_flops(forward_flops(SIZE, [LENGTH - 1] * ROWS, 0), config)
     assert body + head == pytest.approx(both, rel=0.05)  # a layer's last product is left out
 
 
 def test_lora_forms_no_gradients_of_frozen_weights(llama, batch):
-    models.add_lora(llama, Lora(lora_dim=1), "CAUSAL_LM")
+    config = SFTConfig(lora=Lora(lora_dim=1))
+    models.add_lora(llama, config.lora, "CAUSAL_LM")
     _, both = counted(models.AnswerLM(llama), *batch)
     attention = 4 * SIZE.layers * SIZE.width * ROWS * (LENGTH - 1) ** 2  # both of its inputs vary
-    ours = training_flops(forward_flops(SIZE, [LENGTH - 1] * ROWS, 5 * ROWS), lora=True)
+    ours = training_flops(forward_flops(SIZE, [LENGTH - 1] * ROWS, 5 * ROWS), config)
     assert ours + attention == pytest.approx(both, rel=0.1)  # the adapters, and no first layer
 
 
