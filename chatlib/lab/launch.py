@@ -18,6 +18,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from chatlib.lab import display, nodes, plan, runs
@@ -44,6 +45,33 @@ SSH_GRACE = 15.0  # the same where DeepSpeed has to end ranks on other machines 
 SHARING = frozenset({"ranks", "gradient_accumulation_steps"})  # how, not which examples a step has
 PACKAGES = ("chatlib", "torch", "deepspeed", "transformers", "tokenizers", "peft", "datasets")
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the parts of a launch need to know."""
+
+    run: Run
+    config: StageConfig
+    prints: dict[str, str]  # of the data: `runs.fingerprints`
+    resume: bool
+    timeout: float
+    several: Nodes | None  # machines; None: this one alone
+
+    @property
+    def over_ssh(self) -> bool:
+        """Does DeepSpeed start the ranks of other machines from here?"""
+        return self.several is not None and self.several.here is None
+
+    @property
+    def leads(self) -> bool:
+        """Is this the first of several machines that launch for themselves?"""
+        return self.several is not None and self.several.here == 0
+
+    @property
+    def follows(self) -> bool:
+        """Is this a further one of them?"""
+        return self.several is not None and bool(self.several.here)
 
 
 def launch(
@@ -86,43 +114,34 @@ def launch(
     elif not run.complete:
         for model in runs.models_of(config):
             runs.resolve(model)  # a missing one is told now, not by a rank
-        if several and several.here:
-            _join(run, config, timeout or TIMEOUT, several)
-        else:
-            _lead(run, config, prints, resume, timeout or TIMEOUT, several)
+        job = Job(run, config, prints, resume, timeout or TIMEOUT, several)
+        _join(job) if job.follows else _lead(job)
     return run
 
 
-def _lead(
-    run: Run,
-    config: StageConfig,
-    prints: dict[str, str],
-    resume: bool,
-    timeout: float,
-    several: Nodes | None,
-) -> None:
+def _lead(job: Job) -> None:
     """The part of the process that owns the run directory."""
-    if several:
-        nodes.require_ssh_launcher(several)
+    if job.several:
+        nodes.require_ssh_launcher(job.several)
     else:
-        plan.require_gpus(config.ranks)
-    earlier = run_to_continue(run, config, prints) if resume else None
-    with claimed(run.directory):
-        if not run.complete:  # another process may have finished it in between
+        plan.require_gpus(job.config.ranks)
+    earlier = run_to_continue(job.run, job.config, job.prints) if job.resume else None
+    with claimed(job.run.directory):
+        if not job.run.complete:  # another process may have finished it in between
             if earlier:
-                adopt(run.directory, earlier)
-            _train(run, config, prints, resume, timeout, several)
+                adopt(job.run.directory, earlier)
+            _train(job)
 
 
-def _join(run: Run, config: StageConfig, timeout: float, several: Nodes) -> None:
+def _join(job: Job) -> None:
     """The part of every further node: run its ranks, and leave the record to the first node."""
-    patience = max(timeout, START_TIMEOUT)
+    run, patience = job.run, max(job.timeout, START_TIMEOUT)
     meeting = nodes.await_meeting(run.directory, lambda: run.complete, patience)
     if meeting is None:
         return
     checkpoint = Path(meeting["checkpoint"]) if meeting["checkpoint"] else None
     try:
-        _run_group(run, config, checkpoint, timeout, several, meeting["port"])
+        _run_group(job, checkpoint, meeting["port"])
     except LaunchError as error:
         deadline = time.monotonic() + 2 * GRACE  # it knows better why, and says so on its way out
         while not (reason := run.manifest.get("reason")) and time.monotonic() < deadline:
@@ -132,22 +151,15 @@ def _join(run: Run, config: StageConfig, timeout: float, several: Nodes) -> None
         raise
 
 
-def _train(
-    run: Run,
-    config: StageConfig,
-    prints: dict[str, str],
-    resume: bool,
-    timeout: float,
-    several: Nodes | None,
-) -> None:
+def _train(job: Job) -> None:
     """The launch proper, with its outcome written into the manifest."""
-    started = time.time()
-    checkpoint = prepare(run.directory, config, resume)
+    run, started = job.run, time.time()
+    checkpoint = prepare(run.directory, job.config, job.resume)
     outcome = {"status": "failed"}
     try:
         with writable(run.directory):
-            _write_start(run.directory, config, prints, started, several)
-        _run_with_retry(run, config, checkpoint, timeout, several)
+            _write_start(job, started)
+        _run_with_retry(job, checkpoint)
         outcome = {"status": "complete", "seconds": round(time.time() - started, 3)}
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -295,25 +307,20 @@ def _clear(directory: Path) -> None:
             path.unlink()
 
 
-def _write_start(
-    directory: Path,
-    config: StageConfig,
-    prints: dict[str, str],
-    started: float,
-    several: Nodes | None,
-) -> None:
+def _write_start(job: Job, started: float) -> None:
     """The files that a run has from its start."""
+    directory, config, several = job.run.directory, job.config, job.several
     (directory / "log").mkdir(exist_ok=True)
     runs.write_json(directory / "config.json", config.model_dump(mode="json"))
     device = plan.accelerator()
     runs.write_json(directory / "deepspeed.json", all_deepspeed_json(config, device, directory))
-    known = provenance(config, prints, started)
-    if begun := Run(directory).manifest.get("continues"):
+    known = provenance(config, job.prints, started)
+    if begun := job.run.manifest.get("continues"):
         known["continues"] = begun  # another run, on other ranks: see `adopt`
     if several:
         known["hosts"] = several.slots
         runs.write_atomically(directory / "hostfile", several.hostfile)
-        if several.here is None:
+        if job.over_ssh:
             added = plan.environment(config.ranks, several)
             nodes.write_exports(directory / "exports.txt", added)
     runs.write_json(directory / "manifest.json", known)
@@ -352,48 +359,40 @@ def commit() -> str | None:
 # ----------------------------------------------------------------- running and watching
 
 
-def _run_with_retry(
-    run: Run, config: StageConfig, checkpoint: Path | None, timeout: float, several: Nodes | None
-) -> None:
+def _run_with_retry(job: Job, checkpoint: Path | None) -> None:
     """Run the group, and once more on another port when its port was taken in between.
 
     Nodes that launch for themselves were told the port, and are not called a second time.
     """
     try:
-        _run_group(run, config, checkpoint, timeout, several)
+        _run_group(job, checkpoint)
     except RankFailed as error:
-        if not port_was_taken(error) or (several and several.here is not None):
+        if not port_was_taken(error) or job.leads:
             raise
-        _run_group(run, config, checkpoint, timeout, several)
+        _run_group(job, checkpoint)
 
 
-def _run_group(
-    run: Run,
-    config: StageConfig,
-    checkpoint: Path | None,
-    timeout: float,
-    several: Nodes | None = None,
-    port: int | None = None,
-) -> None:
+def _run_group(job: Job, checkpoint: Path | None, port: int | None = None) -> None:
     """Start the ranks, watch them to their end, and leave no process behind.
 
     Without a port, which a further node was told, this process begins the run.
     """
-    here = several.here if several else None
-    log = run.directory / "log" / f"launcher{here or ''}.txt"
+    run, ranks = job.run, job.config.ranks
+    node = job.several.here if job.follows else ""
+    log = run.directory / "log" / f"launcher{node}.txt"
     if port is None:
         port = plan.free_port()
         with writable(run.directory):
-            _expect_ranks(run.directory, config.ranks)
-            if here is not None:
+            _expect_ranks(run.directory, ranks)
+            if job.leads:
                 nodes.announce(run.directory, port, checkpoint)
-    process = _start(run.directory, config.ranks, port, checkpoint, several, log)
+    process = _start(job, port, checkpoint, log)
     try:
-        _watch(process, run, config, timeout, several)
+        _watch(process, job)
     finally:
-        end_group(process, SSH_GRACE if several and here is None else GRACE)
+        end_group(process, SSH_GRACE if job.over_ssh else GRACE)
     if not run.complete:
-        raise failure(run, config.ranks, process.returncode, log)
+        raise failure(run, ranks, process.returncode, log)
 
 
 def _expect_ranks(directory: Path, ranks: int) -> None:
@@ -403,23 +402,17 @@ def _expect_ranks(directory: Path, ranks: int) -> None:
         runs.write_state(runs.state_path(directory, rank), waiting)
 
 
-def _start(
-    directory: Path,
-    ranks: int,
-    port: int,
-    checkpoint: Path | None,
-    several: Nodes | None,
-    log: Path,
-) -> subprocess.Popen:
+def _start(job: Job, port: int, checkpoint: Path | None, log: Path) -> subprocess.Popen:
     """The `deepspeed` process of a launch, in a group of its own."""
-    arguments = plan.command(directory, ranks, port, checkpoint, several)
+    directory, ranks = job.run.directory, job.config.ranks
+    arguments = plan.command(directory, ranks, port, checkpoint, job.several)
     inherited = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
-    if several and several.here is None:
+    if job.over_ssh:
         inherited["DS_ENV_FILE"] = str(directory / "exports.txt")
     with writable(directory), open(log, "ab") as output:
         return subprocess.Popen(
             [str(plan.executable()), *arguments[1:]],
-            env=inherited | plan.environment(ranks, several),
+            env=inherited | plan.environment(ranks, job.several),
             stdin=subprocess.PIPE,  # never written: its end tells the ranks that we have died
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -427,23 +420,17 @@ def _start(
         )
 
 
-def _watch(
-    process: subprocess.Popen,
-    run: Run,
-    config: StageConfig,
-    timeout: float,
-    several: Nodes | None = None,
-) -> None:
+def _watch(process: subprocess.Popen, job: Job) -> None:
     """Follow the ranks until they end, one fails, or one makes no progress for `timeout`."""
-    hosts = several.host_of_rank if several else []
-    leads = bool(several) and several.here == 0
-    beats = [(0.0, time.monotonic())] * config.ranks  # (a rank's own time, when we saw it)
-    with display.progress(run.name, config.steps) as show:
+    run, ranks, timeout = job.run, job.config.ranks, job.timeout
+    hosts = job.several.host_of_rank if job.several else []
+    beats = [(0.0, time.monotonic())] * ranks  # (a rank's own time, when we saw it)
+    with display.progress(run.name, job.config.steps) as show:
         metrics = runs.Tail(run.directory / "metrics.jsonl")
         while process.poll() is None:
-            if leads:
+            if job.leads:
                 nodes.still_here(run.directory)
-            states = runs.read_states(run.directory, config.ranks)
+            states = runs.read_states(run.directory, ranks)
             if metrics.read():
                 show(metrics.rows)
             if any(has_failed(state) for state in states):

@@ -1,7 +1,6 @@
 """One rank equals two, and every ZeRO stage equals stage 0; one launch for all of it."""
 
 import json
-from pathlib import Path
 
 import parallel_stage
 import pytest
@@ -9,7 +8,6 @@ import tiny_stages as tiny
 
 from chatlib.lab import runs
 from chatlib.lab.config import Lora
-from chatlib.lab.launch import launch
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(600)]
 TOLERANCE = 1e-5
@@ -19,16 +17,8 @@ ALONE = parallel_stage.STEPS | dict(ranks=1, learning_rate=parallel_stage.FAST)
 @pytest.fixture(scope="module")
 def two(policy, scorer, tmp_path_factory):
     """The directory of the two-rank launch, with its findings."""
-    home = tmp_path_factory.mktemp("two")
     inputs = {"policy": str(policy.model_dir), "scorer": str(scorer.model_dir)}
-    runs.write_json(home / "inputs.json", inputs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHATLIB_RUNS", str(home))
-        patch.setenv("CHATLIB_PROGRESS", "none")
-        patch.setenv("CHATLIB_STAGE_MODULE", "parallel_stage")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        run = launch(tiny.sft(ranks=2), timeout=300)
-    return run.directory
+    return tiny.launched("parallel_stage", tmp_path_factory.mktemp("two"), inputs)
 
 
 @pytest.fixture(scope="module")

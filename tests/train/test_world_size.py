@@ -1,7 +1,5 @@
 """A run that two ranks began is continued by one, through DeepSpeed's universal checkpoint."""
 
-from pathlib import Path
-
 import pytest
 import tiny_stages as tiny
 import torch
@@ -25,14 +23,7 @@ def inputs(policy, scorer):
 @pytest.fixture(scope="module")
 def two(inputs, tmp_path_factory):
     """The directory of the two-rank launch, one run in it for each case."""
-    home = tmp_path_factory.mktemp("two")
-    runs.write_json(home / "inputs.json", inputs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHATLIB_RUNS", str(home))
-        patch.setenv("CHATLIB_PROGRESS", "none")
-        patch.setenv("CHATLIB_STAGE_MODULE", "world_stage")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        return launch(tiny.sft(ranks=2), timeout=300).directory
+    return tiny.launched("world_stage", tmp_path_factory.mktemp("two"), inputs)
 
 
 @pytest.fixture

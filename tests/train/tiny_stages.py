@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import (
     GPT2Config,
@@ -19,6 +20,7 @@ from transformers import (
 from chatlib.data import template
 from chatlib.lab import runs
 from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, StageConfig, TinyModel
+from chatlib.lab.launch import launch
 from chatlib.lab.runs import Recorder, Run
 
 CONTEXT = 160
@@ -59,6 +61,17 @@ def place() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def launched(stage: str, home: Path, inputs: dict[str, str]) -> Path:
+    """The directory of a launch in two ranks of a test's own stage, a module in this folder."""
+    runs.write_json(home / "inputs.json", inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHATLIB_RUNS", str(home))
+        patch.setenv("CHATLIB_PROGRESS", "none")
+        patch.setenv("CHATLIB_STAGE_MODULE", stage)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        return launch(sft(ranks=2), timeout=300).directory
 
 
 def losses(run: Run, column: str = "loss") -> list[float]:
