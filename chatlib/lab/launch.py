@@ -436,7 +436,7 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
             if any(has_failed(state) for state in states):
                 return time.sleep(3 * POLL)  # let the others say how they fared
             if all("code" in state for state in states):
-                return process.kill()  # all ranks have ended; deepspeed takes seconds to notice
+                return _let_go(process, job)
             now = time.monotonic()
             times = [state.get("time", old) for state, (old, _) in zip(states, beats)]
             beats = [b if t == b[0] else (t, now) for t, b in zip(times, beats)]
@@ -445,6 +445,17 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
             if max(silent) > (timeout if started else max(timeout, START_TIMEOUT)):
                 raise stuck(run, states, silent, hosts)
             time.sleep(POLL)
+
+
+def _let_go(process: subprocess.Popen, job: Job) -> None:
+    """End the launcher after its last rank; by itself it takes seconds to notice that.
+
+    What it has started on other machines ends when it notices, and only then.
+    """
+    if not job.over_ssh:
+        return process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(SSH_GRACE)
 
 
 def silences(states: list[dict], seconds: list[float]) -> list[float]:

@@ -149,6 +149,22 @@ def interface(nodes: Nodes) -> str | None:
     return None
 
 
+def use_interface(directory: Path, rank: int) -> None:
+    """Let gloo and NCCL talk through the interface that leads a rank to the other machines.
+
+    Without that, gloo takes the address that the host's own name resolves to: often 127.0.1.1,
+    where nobody else can reach it. Machines may call theirs by different names, so every rank
+    looks for itself, in the run's hostfile. What the environment names already stays.
+    """
+    if not (directory / "hostfile").is_file():
+        return
+    slots = parse(directory / "hostfile")
+    here = list(slots).index(Nodes(slots).host_of_rank[rank])
+    if name := interface(Nodes(slots, here)):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+
+
 def write_exports(path: Path, added: dict[str, str]) -> None:
     """The variables that DeepSpeed hands to ranks started over ssh, `NAME=VALUE` a line.
 

@@ -17,7 +17,7 @@ from chatlib.lab import runs
 from chatlib.lab.config import Lora, PPOConfig, StageConfig, TinyModel
 from chatlib.lab.deepspeed_json import all_deepspeed_json, micro_batch, resolve_dtype, zero_stage
 from chatlib.lab.failures import LaunchError
-from chatlib.lab.nodes import Nodes, interface
+from chatlib.lab.nodes import Nodes
 from chatlib.lab.scaling import WIDTH, lora_weights, state_bytes
 
 # ------------------------------------------------------------ command and environment
@@ -101,8 +101,7 @@ def environment(ranks: int, several: Nodes | None = None) -> dict[str, str]:
 
     One thread per core over all ranks (with more, ranks wait for each other's threads), gloo
     on the loopback interface (a laptop's host name often resolves to nothing). With `several`
-    machines gloo and NCCL get the interface that leads to the others, except over ssh, where
-    each machine may call it by another name and the choice stays theirs.
+    machines every rank finds its own (`nodes.use_interface`).
     """
     on_this = several.local_ranks if several else ranks
     wanted = {
@@ -112,8 +111,6 @@ def environment(ranks: int, several: Nodes | None = None) -> dict[str, str]:
     }
     if not several and sys.platform == "linux":
         wanted["GLOO_SOCKET_IFNAME"] = "lo"
-    if several and several.here is not None and (name := interface(several)):
-        wanted |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
     kept = {k: os.environ[k] for k in wanted if k in os.environ}
     return {**wanted, **kept, "CHATLIB_RUNS": str(runs.root()), "CHATLIB_ATTACHED": "1"}
 

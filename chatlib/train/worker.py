@@ -22,7 +22,7 @@ import time
 import traceback
 from pathlib import Path
 
-from chatlib.lab import config, runs
+from chatlib.lab import config, nodes, runs
 
 STAGES = {name: f"chatlib.train.{name}" for name in config.LAUNCHED}
 KIB = 1024  # ru_maxrss is in KiB on Linux
@@ -84,6 +84,7 @@ def run_rank(recorder: runs.Recorder) -> int:
     gc.set_threshold(100_000)  # records live long: walking them was a third of reading them
     try:
         settings = config.parse(runs.read_json(recorder.directory / "config.json"))
+        nodes.use_interface(recorder.directory, recorder.rank)
         module = os.environ.get("CHATLIB_STAGE_MODULE") or STAGES[settings.stage]  # tests set it
         summary = importlib.import_module(module).train(settings, recorder)
         recorder.report(status="done", peak_bytes=peak_resident(), **device_facts())

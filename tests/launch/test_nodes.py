@@ -7,9 +7,11 @@ them. Where making namespaces is not permitted, two loopback addresses stand for
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from launches import config, processes_of, run_of
@@ -84,6 +86,14 @@ def test_a_dry_run_shows_the_hosts(home, capsys, monkeypatch):
     assert "hosts        node1 1, node2 1" in printed
     assert "/hostfile --num_nodes 2 --master_addr node1 --master_port PORT" in printed
     assert "SOCKET_IFNAME" not in printed  # each machine may call its interface otherwise
+
+
+def test_what_the_environment_names_as_interface_stays(tmp_path, monkeypatch):
+    (tmp_path / "hostfile").write_text("127.0.0.1 slots=1\n127.0.0.2 slots=1\n")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    nodes.use_interface(tmp_path, 1)
+    assert [os.environ[f"{kind}_SOCKET_IFNAME"] for kind in ("GLOO", "NCCL")] == ["mine", "lo"]
 
 
 def test_over_ssh_without_pdsh(home, monkeypatch):
@@ -179,6 +189,13 @@ def ended(started) -> list[tuple[int, str]]:
     return [(process.returncode, error) for process, error in zip(started, errors)]
 
 
+def await_steps(run, steps, seconds=120) -> None:
+    """Return when a run in another process has made so many steps."""
+    deadline = time.monotonic() + seconds
+    while len(run.metrics) < steps and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def real(home, monkeypatch):
     """A folder of runs whose launches train; what another folder got on one node to compare."""
@@ -221,10 +238,7 @@ def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes):
     settings, silence = tiny(steps=400, save_every=20), 15
     expected = alone(settings)
     started = start_on(two_nodes, settings, home / "job", "--timeout", str(silence))
-    log = run_of(settings).directory / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while len(runs.read_metrics(log)) < 30 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    await_steps(run_of(settings), 30)
     subprocess.run(["ip", "-n", two_nodes[1][0], "link", "set", "net0", "down"], check=True)
     cut = time.monotonic()
     failed = ended(started)
@@ -241,6 +255,80 @@ def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes):
     assert "--checkpoint" in log
     assert_equal_losses(run_of(settings).metrics, expected)
     assert not processes_of(home)
+
+
+SSHD = """
+ListenAddress {address}
+HostKey {folder}/key
+AuthorizedKeysFile {folder}/key.pub
+PidFile none
+PermitRootLogin yes
+StrictModes no
+"""
+SSH = """
+IdentityFile {folder}/key
+StrictHostKeyChecking no
+UserKnownHostsFile /dev/null
+LogLevel ERROR
+"""
+
+
+@pytest.fixture
+def ssh(two_nodes, home, monkeypatch):
+    """An ssh server on each node, and an `ssh` that may enter both."""
+    if two_nodes[0][0] is None or not (shutil.which("sshd") and shutil.which("pdsh")):
+        pytest.skip("needs sshd, pdsh and network namespaces (Debian: openssh-server, pdsh)")
+    folder = home / "ssh"
+    folder.mkdir()
+    Path("/run/sshd").mkdir(exist_ok=True)  # sshd insists on it
+    subprocess.run(["ssh-keygen", "-q", "-N", "", "-f", folder / "key"], check=True)
+    (folder / "config").write_text(SSH.format(folder=folder))
+    (folder / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
+    (folder / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    servers = []
+    for name, address in two_nodes:
+        settings = folder / f"sshd_{address}"
+        settings.write_text(SSHD.format(folder=folder, address=address))
+        command = ["ip", "netns", "exec", name, shutil.which("sshd"), "-D", "-e", "-f", settings]
+        servers.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+
+    def start(settings) -> subprocess.Popen:
+        hostfile = home / "hostfile"
+        hostfile.write_text("".join(f"{address} slots=1\n" for _, address in two_nodes))
+        (home / "config.json").write_text(settings.model_dump_json())
+        inside = ["ip", "netns", "exec", two_nodes[0][0]]
+        stage = [sys.executable, "-m", "chatlib", "sft", "--config", home / "config.json"]
+        return subprocess.Popen([*inside, *stage, "--hosts", hostfile], stderr=subprocess.PIPE)
+
+    yield start
+    for server in servers:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.launch
+@pytest.mark.timeout(240)
+def test_one_node_starts_the_other_over_ssh(real, ssh):
+    home, alone = real
+    expected = alone(tiny())
+    [(code, error)] = ended([ssh(tiny())])
+    assert code == 0, error
+    assert_equal_losses(run_of(tiny()).metrics, expected)
+    assert not processes_of(home / "runs")
+
+
+@pytest.mark.launch
+@pytest.mark.timeout(240)
+def test_an_interrupt_ends_what_was_started_over_ssh(real, ssh):
+    home, _ = real
+    settings = tiny(steps=5000)
+    started, run = ssh(settings), run_of(settings)
+    await_steps(run, 5)
+    os.kill(started.pid, signal.SIGINT)
+    [(code, error)] = ended([started])
+    assert code == 130 and b"no process of the launch is left" in error
+    assert run.status == "interrupted" and not processes_of(home / "runs")
 
 
 def test_the_interface_is_the_one_that_leads_to_the_other_nodes(two_nodes):
