@@ -41,7 +41,7 @@ def steps() -> list[Step]:
         Step("spelling", [*python, "codespell_lib"]),
         Step("book", [*pytest, "tests/book", "-m", "book"]),
         Step("unit tests", [*pytest, "tests", *parallel, "-m", "not launch and not book"]),
-        Step("launch tests", [*pytest, "tests", "-m", "launch"]),
+        Step("launch tests", [*pytest, "tests", *parallel, "-m", "launch"]),
         Step("notebooks", [*pytest, *nbval, f"--timeout={CELL_SECONDS}", *notebooks]),
     ]
 

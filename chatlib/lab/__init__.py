@@ -4,7 +4,7 @@ from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, Source, TinyM
 from chatlib.lab.failures import LaunchError, RankFailed, RankStuck
 from chatlib.lab.launch import launch
 from chatlib.lab.profiles import recipe, trained
-from chatlib.lab.runs import Run
+from chatlib.lab.runs import Run, run_of
 
 __all__ = [
     "LaunchError",
@@ -18,5 +18,6 @@ __all__ = [
     "TinyModel",
     "launch",
     "recipe",
+    "run_of",
     "trained",
 ]

@@ -108,7 +108,7 @@ def launch(
         config = type(config).model_validate({**config.model_dump(), "ranks": ranks})
     several = nodes.read(hosts, config.ranks, node_rank)
     prints = runs.fingerprints(config)
-    run = Run(runs.root() / runs.run_name(config, prints))
+    run = runs.run_of(config, prints)
     if dry_run:
         print(plan.describe(config, run.directory, several))
     elif not run.complete:

@@ -251,6 +251,11 @@ def read_metrics(path: Path) -> list[dict]:
     return tail.rows
 
 
+def run_of(config: StageConfig, prints: dict[str, str] | None = None) -> Run:
+    """The run of a configuration, begun or not."""
+    return Run(root() / run_name(config, prints))
+
+
 def all_runs() -> list[Run]:
     """Every run below `root()`, by name."""
     return [Run(p.parent) for p in sorted(root().glob("*/manifest.json"))]

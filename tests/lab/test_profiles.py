@@ -203,7 +203,7 @@ def test_a_page_runs_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path,
 
     monkeypatch.setenv("CHATLIB_RUNS", str(tmp_path / "runs"))
     config = profiles.recipe("sft")
-    run = runs.Run(runs.root() / runs.run_name(config))
+    run = runs.run_of(config)
     assert run.complete and run.manifest["world"] == 1
     assert (run.config["model"], len(run.metrics)) == (str(model), STEPS)
     shown = results.read(tmp_path / "results.json")["sft"]

@@ -5,7 +5,6 @@ import os
 
 import psutil
 
-from chatlib.lab import runs
 from chatlib.lab.config import SFTConfig
 
 # `chatlib.lab.launch` names the function; the module is found by its full name only
@@ -15,11 +14,6 @@ launching = importlib.import_module("chatlib.lab.launch")
 def config(**changes) -> SFTConfig:
     """A short stage."""
     return SFTConfig(**{"steps": 5, **changes})
-
-
-def run_of(settings) -> runs.Run:
-    """Where a configuration's run lies."""
-    return runs.Run(runs.root() / runs.run_name(settings))
 
 
 def processes_of(directory) -> list[psutil.Process]:

@@ -13,9 +13,10 @@ import time
 
 import psutil
 import pytest
-from launches import config, processes_of, run_of
+from launches import config, processes_of
 
 from chatlib.lab import LaunchError, RankFailed, RankStuck, launch, plan, runs
+from chatlib.lab.runs import run_of
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(240)]
 

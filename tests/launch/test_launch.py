@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from launches import config, launching, processes_of, run_of
+from launches import config, launching, processes_of
 
 from chatlib.lab import LaunchError, failures, launch, runs
 from chatlib.lab.failures import failure
+from chatlib.lab.runs import run_of
 
 
 @pytest.mark.launch

@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
-from launches import config, processes_of, run_of
+from launches import config, processes_of
 
 from chatlib.__main__ import main
 from chatlib.lab import LaunchError, SFTConfig, launch, nodes, plan, runs
+from chatlib.lab.runs import run_of
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "vocab_size": 300}
 

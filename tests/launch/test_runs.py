@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from launches import config, run_of
+from launches import config
 
 from chatlib.lab import RewardConfig, SFTConfig, runs
-from chatlib.lab.runs import Recorder, Run, RunError
+from chatlib.lab.runs import Recorder, Run, RunError, run_of
 
 
 def finished(home, name="sft-0", **facts):
