@@ -101,6 +101,21 @@ def test_bf16_on_a_cpu_is_close_to_fp32(plain, tmp_path):
     assert tiny.losses(Run(tmp_path)) != tiny.losses(plain)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_bf16_takes_the_same_steps_with_and_without_zero(weight_decay, tmp_path):
+    """Two ways through DeepSpeed; the first step shows in the second loss, to bf16's digits."""
+    curves = [
+        tiny.losses(
+            tiny.train(
+                tiny.sft(dtype="bf16", zero_stage=stage, weight_decay=weight_decay),
+                tmp_path / str(stage),
+            )
+        )
+        for stage in (0, 1)
+    ]
+    assert curves[0] == pytest.approx(curves[1], abs=3e-3)
+
+
 def test_a_dtype_that_the_device_lacks_is_refused(alone, monkeypatch):
     import deepspeed
 
