@@ -23,6 +23,10 @@ def cases(inputs, **settings):
     """The configurations by name; the same for any number of ranks."""
     ppo = {k: v for k, v in settings.items() if k != "learning_rate"}
     found = {f"sft{stage}": tiny.sft(zero_stage=stage, **settings) for stage in range(4)}
+    for stage in (0, 1, 3):
+        found[f"bf16_{stage}"] = tiny.sft(zero_stage=stage, dtype="bf16", **settings)
+    for stage in (1, 3):
+        found[f"offload{stage}"] = tiny.sft(zero_stage=stage, offload=True, **settings)
     for stage in (1, 3):  # two parameter groups: adapters and score head
         lora = Lora(lora_learning_rate=5e-2)
         found[f"lora{stage}"] = tiny.reward(
