@@ -1,7 +1,6 @@
 """Profiles: what they change, how one is chosen, and a page under a profile of one's own."""
 
 import json
-import os
 import re
 import shutil
 
@@ -10,7 +9,7 @@ import pytest
 from chatlib.lab import LaunchError, plan, profiles, results, runs, scaling
 
 LARGE = [name for name in profiles.PROFILES if name != "laptop"]
-STEPS = 500  # of the page under a profile of ones own: enough for its assertions
+STEPS = {"sft": 700, "reward": 120}  # under a profile of ones own: enough for the assertions
 
 
 @pytest.fixture(autouse=True)
@@ -181,30 +180,31 @@ def small_llama(folder):
 
 
 @pytest.mark.launch
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not os.environ.get("CHATLIB_SLOW"), reason="set CHATLIB_SLOW=1: two minutes")
-def test_a_page_runs_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, monkeypatch):
-    """Page 3 on one rank, from a model folder and a file of dialogues."""
+def test_pages_run_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, monkeypatch):
+    """Pages 3 and 4 on one rank: SFT from a model folder and a file, the reward model after it."""
     from chatlib.book import execute, pages
     from chatlib.data import readers, shop
 
-    model, data, page = tmp_path / "llama", tmp_path / "shop.jsonl", tmp_path / "03_sft.ipynb"
+    model, data = tmp_path / "llama", tmp_path / "shop.jsonl"
     small_llama(model)
-    readers.write(shop.demonstrations(STEPS * 16), data)
-    shutil.copy(pages.NOTEBOOKS / page.name, page)
-    settings = {"all": {"ranks": 1}, "sft": {"steps": STEPS, "split": (1, 0, 0)}}
-    mine = {"model": str(model), "sources": [{"name": str(data)}], "settings": settings}
+    readers.write(shop.demonstrations(STEPS["sft"] * 16), data)
+    copies = [tmp_path / name for name in ("03_sft.ipynb", "04_reward.ipynb")]
+    for page in copies:
+        shutil.copy(pages.NOTEBOOKS / page.name, page)
+    settings = {name: {"ranks": 1, "steps": steps} for name, steps in STEPS.items()}
+    settings["sft"] |= {"split": (1, 0, 0), "sources": [{"name": str(data)}]}
+    mine = {"model": str(model), "settings": settings}
     (tmp_path / "mine.json").write_text(json.dumps(mine))
     monkeypatch.setenv("CHATLIB_PROFILE", str(tmp_path / "mine.json"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two starve each other beside other processes
 
-    execute.execute([page], tmp_path)
+    execute.execute(copies, tmp_path)
 
     monkeypatch.setenv("CHATLIB_RUNS", str(tmp_path / "runs"))
-    config = profiles.recipe("sft")
-    run = runs.run_of(config)
-    assert run.complete and run.manifest["world"] == 1
-    assert (run.config["model"], len(run.metrics)) == (str(model), STEPS)
-    shown = results.read(tmp_path / "results.json")["sft"]
-    assert shown["gold"] > -1 and shown["seconds"] == run.manifest["seconds"]
+    shown = results.read(tmp_path / "results.json")
+    for name, steps in STEPS.items():
+        run = runs.run_of(profiles.recipe(name))
+        assert run.complete and run.manifest["world"] == 1 and len(run.metrics) == steps
+        assert shown[name]["seconds"] == run.manifest["seconds"]
+    assert runs.run_of(profiles.recipe("sft")).config["model"] == str(model)
+    assert shown["sft"]["gold"] > -1 and shown["reward"]["chance_to_bayes"] > 0.5
