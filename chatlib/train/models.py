@@ -157,15 +157,15 @@ def states(
 ) -> Tensor:
     """Last hidden states (N, width) at the places where a (batch, time) mask is 1, row by row.
 
-    ``together`` rows are computed at once (all by default), those of similar length: attention
-    is causal, so nothing after a row's last marked place can matter, and rows are cut there.
+    At most ``together`` rows are computed at once (all by default), those of similar length:
+    attention is causal, so nothing after a row's last marked place matters; rows are cut there.
     """
     if together is None or len(ids) <= together:
         out = model.base_model(input_ids=ids, use_cache=False, **context)
         return out.last_hidden_state[where.bool()]
     ends = (where * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(1)
     counts, parts = where.sum(1), {}
-    for rows in ends.argsort().split(together):
+    for rows in ends.argsort().tensor_split(-(-len(ids) // together)):
         end = int(ends[rows[-1]])
         found = states(model, ids[rows, :end], where[rows, :end])
         parts |= zip(rows.tolist(), found.split(counts[rows].tolist()))
