@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ START_TIMEOUT = 120.0  # seconds until every rank's first sign of life, at least
 TIMEOUT = 600.0  # seconds without a heartbeat; loading a large model may take minutes
 POLL = 0.1  # seconds between two looks at the ranks
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-SSH_GRACE = 15.0  # the same where DeepSpeed has to end ranks on other machines over ssh
+SSH_GRACE = 15.0  # seconds for ranks on other machines to end after they were dismissed
 SHARING = frozenset({"ranks", "gradient_accumulation_steps"})  # how, not which examples a step has
 PACKAGES = ("chatlib", "torch", "deepspeed", "transformers", "tokenizers", "peft", "datasets")
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -67,6 +67,11 @@ class Job:
     def leads(self) -> bool:
         """Is this the first of several machines that launch for themselves?"""
         return self.several is not None and self.several.here == 0
+
+    @property
+    def is_watched(self) -> bool:
+        """Do other machines look at what this one announces?"""
+        return self.over_ssh or self.leads
 
     @property
     def follows(self) -> bool:
@@ -99,7 +104,7 @@ def launch(
     None stands for `$CHATLIB_HOSTS`, or for this machine alone. DeepSpeed starts their ranks
     over ssh, unless the same launch runs on every machine, each with its own `node_rank` (0, 1,
     ...). The folder of runs must be on a file system that all machines share under one path.
-    Over ssh, ranks on other machines outlive this process when it is killed with SIGKILL.
+    Over ssh, ranks on other machines outlive a killed launching process by two minutes.
 
     Raises `RankFailed`, `RankStuck` or `LaunchError`, but ends every process it started
     first, also when it is interrupted.
@@ -384,13 +389,13 @@ def _run_group(job: Job, checkpoint: Path | None, port: int | None = None) -> No
         port = plan.free_port()
         with writable(run.directory):
             _expect_ranks(run.directory, ranks)
-            if job.leads:
+            if job.is_watched:
                 nodes.announce(run.directory, port, checkpoint)
     process = _start(job, port, checkpoint, log)
     try:
         _watch(process, job)
     finally:
-        end_group(process, SSH_GRACE if job.over_ssh else GRACE)
+        _end(process, job)
     if not run.complete:
         raise failure(run, ranks, process.returncode, log)
 
@@ -428,7 +433,7 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
     with display.progress(run.name, job.config.steps) as show:
         metrics = runs.Tail(run.directory / "metrics.jsonl")
         while process.poll() is None:
-            if job.leads:
+            if job.is_watched:
                 nodes.still_here(run.directory)
             states = runs.read_states(run.directory, ranks)
             if metrics.read():
@@ -436,7 +441,8 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
             if any(has_failed(state) for state in states):
                 return time.sleep(3 * POLL)  # let the others say how they fared
             if all("code" in state for state in states):
-                return _let_go(process, job)
+                # By itself the launcher takes seconds to notice; over ssh others have to, too.
+                return None if job.over_ssh else process.kill()
             now = time.monotonic()
             times = [state.get("time", old) for state, (old, _) in zip(states, beats)]
             beats = [b if t == b[0] else (t, now) for t, b in zip(times, beats)]
@@ -447,28 +453,35 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
             time.sleep(POLL)
 
 
-def _let_go(process: subprocess.Popen, job: Job) -> None:
-    """End the launcher after its last rank; by itself it takes seconds to notice that.
-
-    What it has started on other machines ends when it notices, and only then.
-    """
-    if not job.over_ssh:
-        return process.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(SSH_GRACE)
-
-
 def silences(states: list[dict], seconds: list[float]) -> list[float]:
     """Seconds without a heartbeat; a rank that is done may be silent while another is not."""
     done = [state.get("status") == "done" for state in states]
     return [0.0 if d and not all(done) else s for d, s in zip(done, seconds)]
 
 
-def end_group(process: subprocess.Popen, grace: float = GRACE) -> None:
+def _end(process: subprocess.Popen, job: Job) -> None:
+    """Leave no process of a launch behind, here or on other machines.
+
+    Over ssh the launcher must not get SIGTERM: DeepSpeed answers it with a `pkill -f` on every
+    host that ends the ranks of all runs there, not only of this one.
+    """
+    if not job.over_ssh:
+        return end_group(process)
+    try:
+        nodes.dismiss(job.run.directory)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(SSH_GRACE)
+    finally:
+        end_group(process, [signal.SIGKILL])
+
+
+def end_group(
+    process: subprocess.Popen, signals: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)
+) -> None:
     """End the launcher and every process of its group, politely at first, and wait for them."""
     try:
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + grace
+        for sent in signals:
+            deadline = time.monotonic() + GRACE
             if _members(process.pid):
                 os.killpg(process.pid, sent)
             while _members(process.pid) and time.monotonic() < deadline:

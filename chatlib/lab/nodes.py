@@ -9,6 +9,7 @@ machines share, under one path: heartbeats, checkpoints and the manifest live th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from chatlib.lab import runs
 from chatlib.lab.failures import LaunchError
 
 LINE = re.compile(r"(\S+)\s+slots=(\d+)(\s*#.*)?")  # as DeepSpeed reads it
+SILENCE = 120.0  # seconds without news from the launching process: it was killed
 EXPORTED = ("GLOO_SOCKET_IFNAME", "HF_HOME", "HF_HUB_OFFLINE")  # to other machines, with CHATLIB_*
 Hosts = str | os.PathLike | Sequence[str]
 
@@ -174,7 +176,7 @@ def write_exports(path: Path, added: dict[str, str]) -> None:
     own = [folder / name for folder in (Path.home(), Path.cwd()) if (folder / name).is_file()]
     lines = [line for file in own for line in file.read_text().splitlines() if "=" in line]
     wanted = {k: v for k, v in os.environ.items() if k.startswith("CHATLIB_") or k in EXPORTED}
-    wanted |= {k: v for k, v in added.items() if k != "CHATLIB_ATTACHED"}  # ssh carries no stdin
+    wanted |= added
     runs.write_atomically(path, "\n".join([*lines, *(f"{k}={v}" for k, v in wanted.items())]))
 
 
@@ -195,6 +197,25 @@ def announce(directory: Path, port: int, checkpoint: Path | None) -> None:
 def still_here(directory: Path) -> None:
     """Renew the announcement's time: one that is not renewed was left by a dead launch."""
     os.utime(meeting_path(directory))
+
+
+def dismiss(directory: Path) -> None:
+    """Tell the ranks that were started over ssh to end."""
+    with contextlib.suppress(OSError):
+        os.truncate(meeting_path(directory), 0)
+
+
+def await_dismissal(directory: Path, seconds: float = SILENCE) -> None:
+    """Return when the launching process dismissed its ranks, or was silent for so long."""
+    seen, heard = None, time.monotonic()
+    while time.monotonic() - heard < seconds:
+        with contextlib.suppress(OSError), open(meeting_path(directory), "rb") as announcement:
+            found = os.fstat(announcement.fileno())  # opened: a shared file system looks anew
+            if not found.st_size:
+                return
+            if found.st_mtime_ns != seen:
+                seen, heard = found.st_mtime_ns, time.monotonic()
+        time.sleep(min(1.0, seconds / 10))
 
 
 def await_meeting(directory: Path, finished: Callable[[], bool], seconds: float) -> dict | None:

@@ -112,7 +112,9 @@ def environment(ranks: int, several: Nodes | None = None) -> dict[str, str]:
     if not several and sys.platform == "linux":
         wanted["GLOO_SOCKET_IFNAME"] = "lo"
     kept = {k: os.environ[k] for k in wanted if k in os.environ}
-    return {**wanted, **kept, "CHATLIB_RUNS": str(runs.root()), "CHATLIB_ATTACHED": "1"}
+    over_ssh = several and several.here is None  # ssh carries no standard input
+    wanted["CHATLIB_ATTACHED"] = "announcement" if over_ssh else "stdin"
+    return {**wanted, **kept, "CHATLIB_RUNS": str(runs.root())}
 
 
 def free_port() -> int:

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return supervise(child, runs.state_path(options.run, rank))
     code = 1
     try:
-        end_with_the_launcher()
+        end_with_the_launcher(options.run)
         dump_stacks_on_signal(options.run / "log" / f"rank{rank}.stack.txt")
         code = run_rank(runs.Recorder(options.run, rank, world, options.checkpoint))
     except BaseException:  # sys.exit, or nothing that could carry a report
@@ -101,19 +101,24 @@ def run_rank(recorder: runs.Recorder) -> int:
     return 0
 
 
-def end_with_the_launcher() -> None:
-    """End the whole process group when the launcher is gone, however it went.
+def end_with_the_launcher(directory: Path) -> None:
+    """End the whole process group when the launching process is gone, however it went.
 
-    The launcher holds the other end of standard input and writes nothing: the end of the
-    stream means that it has died. `$CHATLIB_ATTACHED` says that there is such a launcher.
+    It holds the other end of standard input and writes nothing: the end of the stream means
+    that it has died. Ranks started over ssh have no such stream; they look at what it announces
+    in the run directory. `$CHATLIB_ATTACHED` says which; without it there is nobody to follow.
     """
+    attached = os.environ.get("CHATLIB_ATTACHED")
 
     def wait() -> None:
-        while os.read(0, 1):
-            pass
+        if attached == "announcement":
+            nodes.await_dismissal(directory)
+        else:
+            while os.read(0, 1):
+                pass
         os.killpg(0, signal.SIGKILL)
 
-    if os.environ.get("CHATLIB_ATTACHED"):
+    if attached:
         threading.Thread(target=wait, daemon=True).start()
 
 

@@ -4,6 +4,7 @@ Each node is a namespace with an address of its own; nothing but these two can b
 them. Where making namespaces is not permitted, two loopback addresses stand for the nodes.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -115,7 +116,21 @@ def test_what_ranks_on_other_machines_get_from_our_environment(tmp_path, monkeyp
     read = dict(line.split("=", 1) for line in (tmp_path / "exports.txt").read_text().splitlines())
     assert read["NCCL_DEBUG"] == "INFO" and read["CHATLIB_STAGE_MODULE"] == "light_stage"
     assert read["CHATLIB_RUNS"] == str(runs.root()) and "DS_ACCELERATOR" in read
-    assert not {"HF_TOKEN", "CHATLIB_ATTACHED"} & set(read)
+    assert read["CHATLIB_ATTACHED"] == "announcement" and "HF_TOKEN" not in read
+
+
+def test_ranks_over_ssh_end_when_dismissed_or_when_nobody_renews_the_announcement(tmp_path):
+    nodes.announce(tmp_path, 29500, None)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = pool.submit(nodes.await_dismissal, tmp_path, 1.0)
+        for _ in range(30):
+            nodes.still_here(tmp_path)
+            time.sleep(0.1)
+        assert not waiting.done()
+        waiting.result(timeout=5)  # nobody renews it
+        waiting = pool.submit(nodes.await_dismissal, tmp_path, 60.0)
+        nodes.dismiss(tmp_path)
+        waiting.result(timeout=5)
 
 
 def test_a_node_whose_first_node_does_not_start(home):
@@ -321,7 +336,7 @@ def test_one_node_starts_the_other_over_ssh(real, ssh):
 
 @pytest.mark.launch
 @pytest.mark.timeout(240)
-def test_an_interrupt_ends_what_was_started_over_ssh(real, ssh):
+def test_an_interrupt_ends_what_was_started_over_ssh(real, ssh, another_run):
     home, _ = real
     settings = tiny(steps=5000)
     started, run = ssh(settings), run_of(settings)
@@ -330,6 +345,17 @@ def test_an_interrupt_ends_what_was_started_over_ssh(real, ssh):
     [(code, error)] = ended([started])
     assert code == 130 and b"no process of the launch is left" in error
     assert run.status == "interrupted" and not processes_of(home / "runs")
+    assert another_run.poll() is None  # DeepSpeed's own answer to an interrupt would end it
+
+
+@pytest.fixture
+def another_run():
+    """A process that looks like DeepSpeed's launcher of some other run on this machine."""
+    name = f"{sys.executable} -u -m deepspeed.launcher.launch"
+    process = subprocess.Popen(["bash", "-c", f"exec -a '{name}' sleep 300"])
+    yield process
+    process.kill()
+    process.wait()
 
 
 def test_the_interface_is_the_one_that_leads_to_the_other_nodes(two_nodes):
