@@ -74,9 +74,11 @@ def zero_optimization(config: StageConfig, stage: int) -> dict:
     return settings
 
 
-def frozen_json(dtype: DType) -> dict:
-    """For a model that only computes, its weights partitioned and in host memory."""
-    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "offload_param": {"device": "cpu"}}
+def frozen_json(dtype: DType, offload: bool) -> dict:
+    """For a model that only computes, its weights partitioned and perhaps in host memory."""
+    zero: dict = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    if offload:
+        zero["offload_param"] = {"device": "cpu"}
     settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
     return settings | {"steps_per_print": None} | _format(dtype)
 

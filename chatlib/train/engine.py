@@ -249,22 +249,22 @@ def log(net: Engine, recorder: Recorder, step: int, **figures: float | None) -> 
         net.monitor.write_events([(k, v, step) for k, v in figures.items() if v is not None])
 
 
-def frozen(module: nn.Module, device: torch.device, offload: bool = False) -> nn.Module:
+def frozen(
+    module: nn.Module, device: torch.device, stage: int = 0, offload: bool = False
+) -> nn.Module:
     """A module that is never trained: the reference and the reward model of PPO.
 
-    With ``offload`` its weights stay in host memory, partitioned over the ranks, and come to the
-    device one layer at a time (ZeRO stage 3 without an optimizer).
+    At ZeRO ``stage`` 3 its weights are partitioned over the ranks like those that are trained;
+    with ``offload`` they are, too, and stay in host memory. Either way each layer is gathered on
+    the device when it computes.
     """
     module = module.eval().requires_grad_(False)
-    return offloaded(module) if offload else module.to(device)
-
-
-def offloaded(module: nn.Module) -> Engine:
-    """An engine that only computes, with its weights in host memory."""
+    if stage < 3 and not offload:
+        return module.to(device)
     dtype = next(module.parameters()).dtype
     name = next(name for name, known in DTYPES.items() if known == dtype)
     engine, *_ = deepspeed.initialize(
-        model=module, config=frozen_json(name), dist_init_required=False
+        model=module, config=frozen_json(name, offload), dist_init_required=False
     )
     return engine
 

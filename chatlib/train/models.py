@@ -195,7 +195,7 @@ class AnswerLM(nn.Module):
         hidden = states(self.model, ids[:, :-1], marked, self.together)
         logits = self.model.get_output_embeddings()(hidden)
         logp = token_log_probs(logits, ids[:, 1:][marked.bool()], temperature)
-        return logp, entropy(logits.detach(), temperature) if with_entropy else None
+        return logp, entropy(logits, temperature) if with_entropy else None
 
 
 class TokenScorer(nn.Module):

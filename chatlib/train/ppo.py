@@ -25,7 +25,7 @@ from chatlib.lab.deepspeed_json import zero_stage
 from chatlib.lab.runs import Recorder
 from chatlib.maths import policy as maths
 from chatlib.maths.likelihood import whiten
-from chatlib.train import engine, models, reward, rollout
+from chatlib.train import engine, models, reward, rollout, sft
 from chatlib.train.models import AnswerLM, TokenScorer
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
@@ -166,27 +166,27 @@ def denominator(config: PPOConfig, r: Rollout) -> Tensor:
 def actor_loss(config: PPOConfig, actor, part: Rollout, pad: int, count: Tensor, beta: float):
     """(loss, statistics) of the policy on a micro-batch; a term of the minibatch's sum."""
     how = (config.loss_aggregation, count)
-    wants_entropy = config.entropy_coefficient > 0
-    logp, _ = log_probs(actor, part, pad, config.temperature)
+    bonus = config.entropy_coefficient
+    logp, entropy = log_probs(actor, part, pad, config.temperature, with_entropy=bonus > 0)
     loss, stats = maths.policy_loss(
         logp, part.old_logp, part.advantages, part.mask, config.cliprange, *how
     )
     if config.kl_in == "loss":
         kl = maths.kl_estimate(logp, part.ref_logp, config.kl_estimator)
         loss = loss + beta * maths.aggregate(kl, part.mask, *how)
-    if wants_entropy:  # the gradient of -log pi weighted by log pi is the entropy's
-        surprise = (logp * logp.detach()).clamp(min=-1e4)
-        loss = loss + config.entropy_coefficient * maths.aggregate(surprise, part.mask, *how)
+    if bonus:
+        loss = loss - bonus * maths.aggregate(entropy, part.mask, *how)
     return loss, stats
 
 
 def update(config: PPOConfig, r: Rollout, actor, critic, pad: int, beta: float, ptx=None):
-    """One optimizer step of actor and critic on a minibatch; returns its statistics' sums.
+    """One optimizer step of actor and critic on a minibatch.
 
-    ``ptx`` gives the loss of the pretraining mixture, a term of the same step.
+    ``ptx`` gives the loss of the pretraining mixture, a term of the same step. Returns
+    (sums over the tokens: 1, clipped, approximate KL, squared value error; largest |log ratio|).
     """
     count, size = denominator(config, r), len(r.rows) // config.gradient_accumulation_steps
-    sums = torch.zeros(6)
+    sums, largest = torch.zeros(4), torch.zeros(())
     for start in range(0, len(r.rows), size):
         part = r.take(list(range(start, start + size)))
         loss, stats = actor_loss(config, actor, part, pad, count, beta)
@@ -206,10 +206,9 @@ def update(config: PPOConfig, r: Rollout, actor, critic, pad: int, beta: float, 
         critic.step()
         tokens = stats["tokens"].float()
         means = [stats["clip_fraction"], stats["approx_kl"], v_stats["error"]]
-        sums += torch.stack(
-            [tokens, loss.detach(), *(m * tokens for m in means), v_loss.detach()]
-        ).cpu()
-    return sums, stats["max_log_ratio"].detach()
+        sums += torch.stack([tokens, *(m * tokens for m in means)]).cpu()
+        largest = torch.maximum(largest, stats["max_log_ratio"].detach().cpu())
+    return sums, largest
 
 
 # ------------------------------------------------------------------------ the loop
@@ -261,10 +260,11 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
         clock.append(time.perf_counter())
 
         recorder.beat(step, "learn")
-        sums, log_ratio = torch.zeros(6), None
+        sums, log_ratio = torch.zeros(4), None
         for _ in range(config.ppo_epochs):
             for index in minibatches(len(own), config):
-                ptx = ptx_loss(config, actor, [records[own[i]] for i in index], tokenizer, device)
+                shown = [records[own[i]] for i in index]
+                ptx = ptx_loss(config, actor, shown, tokenizer, longest, device)
                 part_sums, largest = update(config, r.take(index), actor, critic, pad, beta, ptx)
                 sums += part_sums
                 log_ratio = largest if log_ratio is None else log_ratio
@@ -340,11 +340,12 @@ def four_models(config: PPOConfig, tokenizer, device, recorder: Recorder):
             (TokenScorer(critic, ROWS_TOGETHER), config.critic_learning_rate, "critic"),
         )
     ]
+    of_actor, of_critic = zero_stage(config, "actor"), zero_stage(config, "critic")
     offload = config.offload_reference_model
     return (
         *nets,
-        engine.frozen(AnswerLM(reference, ROWS_TOGETHER), device, offload),
-        engine.frozen(TokenScorer(scorer, ROWS_TOGETHER), device),
+        engine.frozen(AnswerLM(reference, ROWS_TOGETHER), device, of_actor, offload),
+        engine.frozen(TokenScorer(scorer, ROWS_TOGETHER), device, of_critic),
     )
 
 
@@ -389,16 +390,16 @@ def minibatches(n: int, config: PPOConfig) -> list[list[int]]:
     return [order[i * size : (i + 1) * size] for i in range(config.minibatches)]
 
 
-def ptx_loss(config: PPOConfig, actor, records: list[Record], tokenizer, device):
-    """The pretraining mixture (Ouyang et al. 2022, equation 2): SFT's loss on demonstrations."""
+def ptx_loss(config: PPOConfig, actor, records: list[Record], tokenizer, limit: int, device):
+    """The pretraining mixture (Ouyang et al. 2022, equation 2): SFT's loss on demonstrations.
+
+    Those are the minibatch's own records, cut to ``limit`` tokens.
+    """
     if not config.unsup_coef:
         return None
     shown = [r if isinstance(r, Dialogue) else r.dialogue() for r in records]
-    encoded = [
-        e.cut(config.max_seq_len) for e in template.encode(tokenizer, [d.messages for d in shown])
-    ]
-    ids, _ = collate.pad([e.ids for e in encoded], tokenizer.pad_token_id)
-    mask, _ = collate.pad([e.mask for e in encoded], 0)
+    encoded = template.encode(tokenizer, [d.messages for d in shown])
+    ids, mask = sft.tensors([e.cut(limit) for e in encoded], tokenizer.pad_token_id)
     total = engine.sum_over_ranks(mask.sum()) * config.gradient_accumulation_steps
     return lambda: -config.unsup_coef * actor(*collate.place(device, ids, mask))[0].sum() / total
 
@@ -424,43 +425,47 @@ class Ema:
 
 
 def describe(r: Rollout, sums: Tensor, records: list[Record], tokenizer) -> dict[str, float]:
-    """What one iteration looked like: means over all ranks' answers, or their tokens."""
-    kl = (r.old_logp - r.ref_logp).masked_fill(r.mask == 0, 0.0).sum(1)
-    judged = [rec.meta for rec in records if "intent" in rec.meta]
-    verdicts = [shop.judge(m, t) for m, t in zip(judged, template.decode(tokenizer, r.answers))]
-    totals = engine.sum_over_ranks(
-        torch.tensor(
-            [
-                len(r.rows),
-                r.score.sum(),
-                kl.sum(),
-                r.mask.sum(),
-                r.ended.sum(),
-                (r.entropy * r.mask).sum(),
-                sum(v.total for v in verdicts),
-                sum(v.well_formed for v in verdicts),
-                sum(map(len, r.rows)),
-                *sums,
-            ],
-            dtype=torch.float64,
-        )
-    ).tolist()
-    n, score, kl, tokens, ended, entropy, gold, well_formed, rows, *sums = totals
-    seen = max(sums[0], 1.0)
+    """What one iteration looked like: means over all ranks' answers, or their tokens.
+
+    ``gold`` and ``well_formed`` are means over the answers that the shop's judge can judge: of a
+    blend, those to the shop's prompts.
+    """
+    m = totals(r, sums, records, tokenizer)
+    answers, tokens, seen, judged = m["answers"], m["tokens"], max(m["seen"], 1.0), m["judged"]
+    spread = maths.explained_variance(r.values, r.returns, r.mask, engine.sum_over_ranks)
     figures = {
-        "score": score / n,
-        "kl": kl / n,
-        "entropy": entropy / tokens,
-        "answer_tokens": tokens / n,
-        "ended": ended / n,
-        "clip_fraction": sums[2] / seen,
-        "approx_kl": sums[3] / seen,
-        "value_error": sums[4] / seen,
-        "explained_variance": maths.explained_variance(
-            r.values, r.returns, r.mask, engine.sum_over_ranks
-        ).item(),
-        "rows_tokens": rows,
+        "score": m["score"] / answers,
+        "kl": m["kl"] / answers,
+        "entropy": m["entropy"] / tokens,
+        "answer_tokens": tokens / answers,
+        "ended": m["ended"] / answers,
+        "clip_fraction": m["clipped"] / seen,
+        "approx_kl": m["approx_kl"] / seen,
+        "value_error": m["value_error"] / seen,
+        "explained_variance": spread.item(),
+        "rows_tokens": m["rows_tokens"],
     }
     if judged:
-        figures |= {"gold": gold / n, "well_formed": well_formed / n}
+        figures |= {"gold": m["gold"] / judged, "well_formed": m["well_formed"] / judged}
     return figures
+
+
+def totals(r: Rollout, sums: Tensor, records: list[Record], tokenizer) -> dict[str, float]:
+    """Sums over all ranks' answers; ``sums`` are those of the updates."""
+    kl = (r.old_logp - r.ref_logp).masked_fill(r.mask == 0, 0.0)
+    texts = zip(records, template.decode(tokenizer, r.answers))
+    verdicts = [shop.judge(rec.meta, text) for rec, text in texts if "intent" in rec.meta]
+    own = dict(zip(("seen", "clipped", "approx_kl", "value_error"), sums)) | {
+        "answers": len(r.rows),
+        "score": r.score.sum(),
+        "kl": kl.sum(),
+        "tokens": r.mask.sum(),
+        "ended": r.ended.sum(),
+        "entropy": (r.entropy * r.mask).sum(),
+        "rows_tokens": sum(map(len, r.rows)),
+        "judged": len(verdicts),
+        "gold": sum(v.total for v in verdicts),
+        "well_formed": sum(v.well_formed for v in verdicts),
+    }
+    values = torch.tensor([float(value) for value in own.values()], dtype=torch.float64)
+    return dict(zip(own, engine.sum_over_ranks(values).tolist()))

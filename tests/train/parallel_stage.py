@@ -67,7 +67,7 @@ def held(weight: torch.Tensor) -> tuple[int, int]:
 
 def reward_stages(place: Path, inputs, device):
     out = {}
-    for stage in (0, 3):
+    for stage in range(4):
         config = tiny.reward(inputs["policy"], zero_stage=stage, learning_rate=FAST, **STEPS)
         run = tiny.train(config, place / f"reward{stage}")
         out[stage] = [tiny.losses(run), run.manifest.get("held_out_accuracy")]
@@ -102,7 +102,7 @@ def rollouts(place: Path, inputs, device):
 def update_of_given_answers(place: Path, inputs, device, worlds=2):
     """One PPO update on fixed answers: statistics, and the weights that it leaves."""
     out = {}
-    for stage in (0, 3):
+    for stage in (0, 1, 2, 3) if worlds > 1 else (0,):
         config = tiny.ppo(
             inputs["policy"],
             inputs["scorer"],
@@ -119,6 +119,8 @@ def update_of_given_answers(place: Path, inputs, device, worlds=2):
         recorder = runs.Recorder(directory, *tiny.place())
         tokenizer = models.load_tokenizer(config.model)
         four = ppo.four_models(config, tokenizer, device, recorder)
+        partitioned = [not any(w.numel() for w in net.parameters()) for net in four]
+        assert partitioned == [stage == 3] * 4, "a model lies whole on every rank"
         prompts, answers = given_answers(tokenizer)
         prompts, answers = (collate.shard(part, *tiny.place()) for part in (prompts, answers))
         r = ppo.examine(config, prompts, answers, *four, tokenizer)

@@ -60,10 +60,16 @@ def test_lora_at_stage_three_is_lora_alone(policy, found, two, tmp_path):
     assert tiny.furthest(merged, tiny.weights(run.model_dir)) < TOLERANCE
 
 
-@pytest.mark.parametrize("stage", "03")
-def test_the_reward_model_does_not_depend_on_ranks_and_stage(stage, policy, found, two, tmp_path):
+@pytest.fixture(scope="module")
+def reward_alone(policy, alone, tmp_path_factory):
+    """The reward model on one rank without ZeRO."""
     config = tiny.reward(policy.model_dir, **ALONE)
-    run = tiny.train(config, tmp_path)
+    return tiny.train(config, tmp_path_factory.mktemp("reward"))
+
+
+@pytest.mark.parametrize("stage", "0123")
+def test_the_reward_model_does_not_depend_on_ranks_and_stage(stage, reward_alone, found, two):
+    run = reward_alone
     losses, accuracy = found[0]["reward_stages"][stage]
     assert losses == pytest.approx(tiny.losses(run), abs=TOLERANCE)
     assert accuracy == run.manifest["held_out_accuracy"]
@@ -71,19 +77,25 @@ def test_the_reward_model_does_not_depend_on_ranks_and_stage(stage, policy, foun
     assert tiny.furthest(weights, tiny.weights(run.model_dir)) < TOLERANCE
 
 
-@pytest.mark.parametrize("stage", "03")
-def test_a_ppo_update_does_not_depend_on_ranks_and_stage(
-    stage, policy, scorer, found, two, tmp_path
-):
-    """Whitening over all ranks' tokens, losses over the global token count."""
+@pytest.fixture(scope="module")
+def update_alone(policy, scorer, alone, tmp_path_factory):
+    """(statistics, weights) of a PPO update on one rank without ZeRO."""
     import torch
 
     inputs = {"policy": str(policy.model_dir), "scorer": str(scorer.model_dir)}
-    alone = parallel_stage.update_of_given_answers(tmp_path, inputs, torch.device("cpu"), worlds=1)
+    place = tmp_path_factory.mktemp("update")
+    figures = parallel_stage.update_of_given_answers(place, inputs, torch.device("cpu"), worlds=1)
+    return figures[0], tiny.weights(place / "update0" / "model")
+
+
+@pytest.mark.parametrize("stage", "0123")
+def test_a_ppo_update_does_not_depend_on_ranks_and_stage(stage, update_alone, found, two):
+    """Whitening over all ranks' tokens, losses over the global token count."""
+    figures, ours = update_alone
     both = found[0]["update_of_given_answers"][stage]
-    assert both == pytest.approx(alone[0], rel=1e-3, abs=1e-4)
+    assert both == pytest.approx(figures, rel=1e-3, abs=1e-4)
     assert abs(both["kl"]) > 0.01  # the update moved the policy
-    ours, theirs = (tiny.weights(d / f"update{stage}" / "model") for d in (tmp_path, two))
+    theirs = tiny.weights(two / f"update{stage}" / "model")
     assert tiny.furthest(ours, theirs) < TOLERANCE
 
 

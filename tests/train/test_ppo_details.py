@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, TemperatureLogitsWarper
 
 from chatlib.data import collate, shop, template
+from chatlib.data.schema import Dialogue
 from chatlib.lab.config import Lora
 from chatlib.lab.runs import Recorder
 from chatlib.train import engine, models, ppo, reward, rollout, sft
@@ -299,6 +300,67 @@ def test_metrics_are_masked_too(setting):
         sums, _ = at.learn(r)
         figures.append(ppo.describe(r, sums, [], at.tokenizer))
     assert figures[0] == pytest.approx(figures[1], rel=1e-6)
+
+
+def test_of_a_blend_the_shops_answers_are_judged_each_against_its_own_prompt(setting):
+    at = setting()
+    r = at.examine()
+    ppo.add_advantages(at.config, r, beta=0.05)
+    texts = template.decode(at.tokenizer, at.answers)
+    records = shop.demonstrations(8, seed=5)
+    elsewhere = [Dialogue(d.messages, {"source": "elsewhere"}) for d in records]
+    blend = [own if i % 2 else other for i, (own, other) in enumerate(zip(records, elsewhere))]
+    figures = ppo.describe(r, torch.zeros(4), blend, at.tokenizer)
+    verdicts = [shop.judge(records[i].meta, texts[i]).total for i in (1, 3, 5, 7)]
+    assert figures["gold"] == pytest.approx(sum(verdicts) / 4)
+    assert "gold" not in ppo.describe(r, torch.zeros(4), elsewhere, at.tokenizer)
+
+
+LOSSES = {
+    "token": {},
+    "sequence": {"loss_aggregation": "sequence"},
+    "constant": {"loss_aggregation": "constant"},
+    "kl": {"kl_in": "loss", "kl_estimator": "k2"},
+    "entropy": {"entropy_coefficient": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_actors_loss_is_its_formula_answer_by_answer(setting, name):
+    """Loops over answers and tokens, after one update has made the ratio differ from 1."""
+    at = setting(actor_learning_rate=1e-3, **LOSSES[name])
+    r = at.examine()
+    ppo.add_advantages(at.config, r, beta=0.05)
+    at.learn(r)
+    count = ppo.denominator(at.config, r)
+    loss, _ = ppo.actor_loss(at.config, at.actor, r, at.pad, count, 0.05)
+    logp, entropy = ppo.log_probs(at.actor, r, at.pad, at.config.temperature, with_entropy=True)
+    expected = torch.zeros(())
+    for row, answer in enumerate(at.answers):
+        terms = []
+        for t in range(len(answer)):
+            new, old, A = logp[row, t], r.old_logp[row, t], r.advantages[row, t]
+            ratio = (new - old).exp()
+            term = -torch.minimum(ratio * A, ratio.clamp(0.8, 1.2) * A)
+            if name == "kl":
+                term = term + 0.05 * (new - r.ref_logp[row, t]) ** 2 / 2
+            if name == "entropy":
+                term = term - 0.3 * entropy[row, t]
+            terms.append(term)
+        share = {"sequence": len(answer) * 8, "constant": 8 * at.config.max_answer_tokens}
+        expected = expected + sum(terms) / share.get(name, sum(map(len, at.answers)))
+    assert_close(loss, expected)
+
+
+def test_more_entropy_is_what_its_coefficient_buys(setting):
+    at = setting(actor_learning_rate=1e-3, entropy_coefficient=1.0, cliprange=1e9)
+    r = at.examine()
+    r.advantages, r.returns = torch.zeros_like(r.values), r.values
+    before = (r.entropy * r.mask).sum()
+    for _ in range(3):
+        at.learn(r)
+    after = at.examine()
+    assert (after.entropy * after.mask).sum() > before + 0.1
 
 
 def test_the_score_is_read_at_the_last_valid_token_whatever_the_tail(setting):

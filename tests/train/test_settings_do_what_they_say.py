@@ -167,14 +167,14 @@ def test_ptx_is_the_sft_loss_of_the_batch_times_its_coefficient(policy, scorer, 
     config = tiny.ppo(policy.model_dir, scorer.model_dir, unsup_coef=0.5)
     actor = models.AnswerLM(models.load_policy(str(policy.model_dir), tokenizer))
     records = shop.demonstrations(6)
-    loss = ppo.ptx_loss(config, actor, records, tokenizer, torch.device("cpu"))()
+    loss = ppo.ptx_loss(config, actor, records, tokenizer, 256, torch.device("cpu"))()
     log_probs = []
     for encoded in template.encode(tokenizer, [r.messages for r in records]):
         logp = actor.model(torch.tensor([encoded.ids])).logits[0].log_softmax(-1)[:-1]
         picked = logp.gather(-1, torch.tensor(encoded.ids[1:])[:, None]).squeeze(-1)
         log_probs.append(picked[torch.tensor(encoded.mask[1:]).bool()])
     torch.testing.assert_close(loss, -0.5 * torch.cat(log_probs).mean())
-    assert ppo.ptx_loss(tiny.ppo("a", "b"), actor, records, tokenizer, None) is None
+    assert ppo.ptx_loss(tiny.ppo("a", "b"), actor, records, tokenizer, 256, None) is None
 
 
 def test_ptx_pulls_the_actor_towards_the_demonstrations(policy, scorer, tmp_path):
