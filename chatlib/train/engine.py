@@ -328,6 +328,7 @@ def save_checkpoint(
     barrier()
     for name, engine in engines.items():
         engine.save_checkpoint(str(part), tag=name, client_state={}, save_latest=False)
+        recorder.beat(step, "checkpoint")  # large ones take long; tests kill here, half-way
     own = {"state": state, "step": step, "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()

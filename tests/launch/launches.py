@@ -16,6 +16,15 @@ def config(**changes) -> SFTConfig:
     return SFTConfig(**{"steps": 5, **changes})
 
 
+TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "vocab_size": 300}
+
+
+def tiny(**changes) -> SFTConfig:
+    """A real stage of two ranks, as small as may be."""
+    settings = {"records": 200, "held_out": 8, "batch_size": 8, "steps": 8, "model": TINY}
+    return SFTConfig(**settings | changes)
+
+
 def processes_of(directory) -> list[psutil.Process]:
     """Live processes that name a run directory in their command line."""
     found = []

@@ -13,7 +13,7 @@ import time
 
 import psutil
 import pytest
-from launches import config, processes_of
+from launches import config, processes_of, tiny
 
 from chatlib.lab import LaunchError, RankFailed, RankStuck, launch, plan, runs
 from chatlib.lab.runs import run_of
@@ -196,6 +196,25 @@ def test_killed_during_a_checkpoint_then_resumed(home, monkeypatch):
     assert run.manifest["started_at_step"] == 2
     assert list(run.metrics.step) == [1, 2, 3, 4, 5, 6]
     assert [p.name for p in (run.directory / "checkpoint").iterdir()] == ["step-00000006"]
+
+
+def test_killed_in_a_real_checkpoint_then_resumed_bit_for_bit(home, uninterrupted, monkeypatch):
+    monkeypatch.delenv("CHATLIB_STAGE_MODULE")
+    settings = tiny(save_every=2)
+    fault(monkeypatch, rank=0, step=6, kind="kill", where="checkpoint")
+    with pytest.raises(RankFailed, match=r"rank 0 of 2, at step 6 \(checkpoint\), was killed"):
+        launch(settings)
+    torn = runs.checkpoint_path(run_of(settings).directory, 6).with_suffix(".tmp")
+    assert list(torn.glob("model/*.pt")) and not (torn / "rank0.pt").exists()
+    monkeypatch.delenv("CHATLIB_FAULT")
+    with pytest.warns(UserWarning, match=r"step-00000006.tmp was not finished and is skipped"):
+        run = launch(settings, resume=True)
+    log = (run.directory / "log" / "launcher.txt").read_text()
+    assert re.findall(r"--checkpoint \S+/(\S+)", log) == ["step-00000004"]
+    same = ["step", "loss", "learning_rate", "tokens"]
+    assert run.metrics[same].equals(uninterrupted.metrics[same])
+    models = [found.model_dir / "model.safetensors" for found in (run, uninterrupted)]
+    assert models[0].read_bytes() == models[1].read_bytes()
 
 
 def test_a_run_of_two_ranks_is_resumed_by_one_and_again_after_that_failed(home, monkeypatch):

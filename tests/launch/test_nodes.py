@@ -15,20 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
-from launches import config, processes_of
+from launches import config, processes_of, tiny
 
 from chatlib.__main__ import main
-from chatlib.lab import LaunchError, SFTConfig, launch, nodes, plan, runs
+from chatlib.lab import LaunchError, launch, nodes, plan, runs
 from chatlib.lab.runs import run_of
-
-TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "vocab_size": 300}
-
-
-def tiny(**changes) -> SFTConfig:
-    """A real stage of two ranks, as small as may be."""
-    settings = {"records": 200, "held_out": 8, "batch_size": 8, "steps": 8, "model": TINY}
-    return SFTConfig(**settings | changes)
-
 
 # ------------------------------------------------------------------------- hostfiles
 
@@ -214,17 +205,11 @@ def await_steps(run, steps, seconds=120) -> None:
 
 @pytest.fixture
 def real(home, monkeypatch):
-    """A folder of runs whose launches train; what another folder got on one node to compare."""
+    """A folder of runs whose launches train."""
     monkeypatch.delenv("CHATLIB_STAGE_MODULE")
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-
-    def alone(settings):
-        monkeypatch.setenv("CHATLIB_RUNS", str(home / "alone"))
-        metrics = launch(settings).metrics
-        monkeypatch.setenv("CHATLIB_RUNS", str(home / "runs"))
-        return metrics
-
-    return home, alone
+    monkeypatch.setenv("CHATLIB_RUNS", str(home / "runs"))
+    return home
 
 
 def assert_equal_losses(found, expected):
@@ -234,26 +219,25 @@ def assert_equal_losses(found, expected):
 
 @pytest.mark.launch
 @pytest.mark.timeout(240)
-def test_two_nodes_train_as_one(real, two_nodes):
-    home, alone = real
-    expected = alone(tiny())
-    finished = ended(start_on(two_nodes, tiny(), home / "job"))
+def test_two_nodes_train_as_one(real, two_nodes, uninterrupted):
+    finished = ended(start_on(two_nodes, tiny(), real / "job"))
     assert [code for code, _ in finished] == [0, 0], finished
     run = run_of(tiny())
     assert run.complete and list(run.manifest["hosts"]) == [address for _, address in two_nodes]
-    assert_equal_losses(run.metrics, expected)
-    assert not processes_of(home)
+    assert_equal_losses(run.metrics, uninterrupted.metrics)
+    assert not processes_of(real)
 
 
 @pytest.mark.launch
 @pytest.mark.timeout(300)
-def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes):
-    home, alone = real
+def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes, monkeypatch):
     if two_nodes[0][0] is None:
         pytest.skip("cutting a node off needs network namespaces, which are not permitted here")
     settings, silence = tiny(steps=400, save_every=20), 15
-    expected = alone(settings)
-    started = start_on(two_nodes, settings, home / "job", "--timeout", str(silence))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("CHATLIB_RUNS", str(real / "alone"))
+        expected = launch(settings).metrics
+    started = start_on(two_nodes, settings, real / "job", "--timeout", str(silence))
     await_steps(run_of(settings), 30)
     subprocess.run(["ip", "-n", two_nodes[1][0], "link", "set", "net0", "down"], check=True)
     cut = time.monotonic()
@@ -262,15 +246,15 @@ def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes):
     assert [code for code, _ in failed] == [1, 1], failed
     assert "no progress for" in failed[0][1] and "rank 1 on 192.0.2.2: step" in failed[0][1]
     assert "no progress for" in failed[1][1]
-    assert run_of(settings).status == "failed" and not processes_of(home)
+    assert run_of(settings).status == "failed" and not processes_of(real)
 
     subprocess.run(["ip", "-n", two_nodes[1][0], "link", "set", "net0", "up"], check=True)
-    resumed = ended(start_on(two_nodes, settings, home / "job", "--resume"))
+    resumed = ended(start_on(two_nodes, settings, real / "job", "--resume"))
     assert [code for code, _ in resumed] == [0, 0], resumed
     log = (run_of(settings).directory / "log" / "launcher.txt").read_text()
     assert "--checkpoint" in log
     assert_equal_losses(run_of(settings).metrics, expected)
-    assert not processes_of(home)
+    assert not processes_of(real)
 
 
 SSHD = """
@@ -325,26 +309,23 @@ def ssh(two_nodes, home, monkeypatch):
 
 @pytest.mark.launch
 @pytest.mark.timeout(240)
-def test_one_node_starts_the_other_over_ssh(real, ssh):
-    home, alone = real
-    expected = alone(tiny())
+def test_one_node_starts_the_other_over_ssh(real, ssh, uninterrupted):
     [(code, error)] = ended([ssh(tiny())])
     assert code == 0, error
-    assert_equal_losses(run_of(tiny()).metrics, expected)
-    assert not processes_of(home / "runs")
+    assert_equal_losses(run_of(tiny()).metrics, uninterrupted.metrics)
+    assert not processes_of(real / "runs")
 
 
 @pytest.mark.launch
 @pytest.mark.timeout(240)
 def test_an_interrupt_ends_what_was_started_over_ssh(real, ssh, another_run):
-    home, _ = real
     settings = tiny(steps=5000)
     started, run = ssh(settings), run_of(settings)
     await_steps(run, 5)
     os.kill(started.pid, signal.SIGINT)
     [(code, error)] = ended([started])
     assert code == 130 and b"no process of the launch is left" in error
-    assert run.status == "interrupted" and not processes_of(home / "runs")
+    assert run.status == "interrupted" and not processes_of(real / "runs")
     assert another_run.poll() is None  # DeepSpeed's own answer to an interrupt would end it
 
 
@@ -413,14 +394,12 @@ def test_a_batch_script_that_cannot_be(home, capsys, arguments, sentence):
 
 @pytest.mark.launch
 @pytest.mark.timeout(240)
-def test_the_batch_script_trains_across_two_nodes(real, capsys):
-    home, alone = real
-    expected = alone(tiny())
-    (home / "config.json").write_text(tiny().model_dump_json())
-    script = printed_script(capsys, str(home / "config.json"), "--nodes", "2", "--cpu")
+def test_the_batch_script_trains_across_two_nodes(real, capsys, uninterrupted):
+    (real / "config.json").write_text(tiny().model_dump_json())
+    script = printed_script(capsys, str(real / "config.json"), "--nodes", "2", "--cpu")
     job = subprocess.run(["bash"], input=SLURM + script, text=True, capture_output=True)
     run = run_of(tiny())
     assert run.complete, job.stderr
     assert run.manifest["hosts"] == {"127.0.0.1": 1, "127.0.0.2": 1}
-    assert_equal_losses(run.metrics, expected)
-    assert not processes_of(home)
+    assert_equal_losses(run.metrics, uninterrupted.metrics)
+    assert not processes_of(real)
