@@ -1,19 +1,21 @@
 """Typed configurations of the three stages: every setting with its unit, default and source.
 
-A configuration is all that is needed to repeat a run. Names follow DeepSpeed-Chat where it
-has the setting. Bad values raise pydantic's error, which names the field, the value and what
-is allowed; unknown names are refused.
+A configuration is all that is needed to repeat a run. Names follow DeepSpeed-Chat (Yao et al.
+2023) where it has the setting. A description names in brackets where the setting comes from; a
+default that is not from there was chosen on the book's own task, the shop, for two CPU cores.
+Bad values raise pydantic's error, which names the field, the value and what is allowed; unknown
+names are refused.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 class Strict(BaseModel):
-    """Unknown fields are errors, assignments are checked, and instances do not change."""
+    """Unknown fields are errors, and so are assignments: instances do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,30 +29,46 @@ def _model_reference(value: object) -> object:
 
 # "run:NAME" (a finished run), a folder in Hugging Face format, or "hub:NAME[@REVISION]"
 ModelReference = Annotated[str, BeforeValidator(_model_reference)]
+Role = Literal["model", "actor", "critic"]  # of a trained model; PPO has the last two
+
+
+def choices(annotation: object) -> list:
+    """The values that the `Literal`s in an annotation allow, as in `Literal[1, 2] | None`."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [value for part in get_args(annotation) for value in choices(part)]
 
 
 class Source(Strict):
-    """Where records come from: `shop`, a file, or `hub:NAME[@REVISION]`."""
+    """Where records come from: `shop`, a file, or `hub:NAME[@REVISION][#SPLIT]`."""
 
     name: str = Field(
-        "shop", description="`shop`, a .json/.jsonl(.gz) path, or hub:NAME[@REVISION]"
+        "shop", description="`shop`, a .json/.jsonl(.gz) path, or `hub:NAME[@REVISION][#SPLIT]`"
     )
     format: str | None = Field(
         None, description="messages, preference, alpaca, sharegpt or hh; detected when not given"
     )
-    weight: float = Field(1.0, gt=0, description="relative share in the blend")
+    weight: float = Field(
+        1.0, gt=0, description="share in the blend, relative to the other sources'"
+    )
 
 
 class TinyModel(Strict):
     """A Llama-shaped model trained from scratch, with a BPE tokenizer trained on the data."""
 
-    hidden_size: int = Field(128, ge=16, description="width d of the residual stream")
+    hidden_size: int = Field(
+        128, ge=16, description="width d of the residual stream (Vaswani et al. 2017)"
+    )
     intermediate_size: int = Field(256, ge=16, description="width of the feed-forward layers")
-    layers: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1, description="blocks of attention and feed-forward layer")
     heads: int = Field(4, ge=1, description="attention heads; d / heads is a head's width")
-    vocab_size: int = Field(1536, ge=300, description="tokens in the BPE vocabulary")
+    vocab_size: int = Field(
+        1536, ge=300, description="tokens in the BPE vocabulary (Sennrich et al. 2016)"
+    )
     context: int = Field(256, ge=16, description="longest sequence in tokens")
-    rope_theta: float = Field(100.0, gt=0, description="base of the rotary positions")
+    rope_theta: float = Field(
+        100.0, gt=0, description="base of the rotary positions (Su et al. 2021)"
+    )
     init_std: float = Field(0.06, gt=0, description="standard deviation of the first weights")
 
     @model_validator(mode="after")
@@ -64,71 +82,135 @@ class TinyModel(Strict):
 
 
 class Lora(Strict):
-    """Low-rank adapters (Hu et al. 2021), through peft; merged when the model is saved."""
+    """Low-rank adapters (Hu et al. 2022), through peft; merged when the model is saved."""
 
-    lora_dim: int = Field(8, ge=1, description="rank of the update")
-    lora_alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank")
-    lora_module_name: list[str] = Field(
-        ["q_proj", "v_proj"], description="endings of the names of the layers that get adapters"
+    lora_dim: int = Field(8, ge=1, description="rank of the update (Hu et al. 2022)")
+    lora_alpha: float = Field(
+        16.0, gt=0, description="the update is scaled by alpha / rank (Hu et al. 2022)"
     )
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_module_name: list[str] = Field(
+        ["q_proj", "v_proj"],
+        description="endings of the names of the layers that get adapters; queries and values: "
+        "Hu et al. 2022",
+    )
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="probability that an adapter's input is dropped; PPO: none is"
+    )
     lora_learning_rate: float | None = Field(
-        None, gt=0, description="peak for the adapters; None: the stage's, which a score head keeps"
+        None,
+        gt=0,
+        description="peak for the adapters; None: the stage's, which a score head keeps "
+        "(DeepSpeed-Chat)",
     )
 
 
 class StageConfig(Strict):
     """What the three stages share."""
 
+    roles: ClassVar[tuple[Role, ...]] = ("model",)  # the models that the stage trains
+
     # --- data
-    sources: list[Source] = Field(default_factory=lambda: [Source()], min_length=1)
+    sources: list[Source] = Field(
+        default_factory=lambda: [Source()], min_length=1, description="what to train on, blended"
+    )
     split: tuple[float, float, float] = Field(
-        (2, 4, 4), description="shares of one source for SFT, reward model and PPO"
+        (2, 4, 4), description="shares of one source for SFT, reward model and PPO (DeepSpeed-Chat)"
     )
     records: int = Field(
         20_000, ge=8, description="records drawn from `shop`; the most taken of another source"
     )
-    held_out: int = Field(256, ge=0, description="records kept out of training for evaluation")
-    max_seq_len: int = Field(256, ge=16, description="tokens; longer examples are counted and cut")
+    held_out: int = Field(
+        256, ge=0, description="records kept out of training for evaluation; a fifth at most"
+    )
+    max_seq_len: int = Field(
+        256, ge=16, description="tokens; longer examples are counted and cut (DeepSpeed-Chat)"
+    )
     seed: int = Field(0, ge=0, description="of data order, weights and sampling")
 
     # --- optimisation
     batch_size: int = Field(32, ge=1, description="examples per optimizer step over all ranks")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per step")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="micro-batches of a rank per optimizer step (DeepSpeed)"
+    )
     steps: int = Field(400, ge=1, description="optimizer steps (PPO: iterations)")
-    learning_rate: float = Field(2e-3, gt=0, description="peak; AdamW")
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
-    num_warmup_steps: int = Field(20, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
-    disable_dropout: bool = Field(True, description="set every dropout of the model to 0")
+    learning_rate: float = Field(
+        2e-3, gt=0, description="peak of the schedule; AdamW (Loshchilov and Hutter 2019)"
+    )
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="way from the peak to a tenth of it; constant: stay (DeepSpeed-Chat)"
+    )
+    num_warmup_steps: int = Field(
+        20, ge=0, description="optimizer steps in which the rate rises to its peak (DeepSpeed-Chat)"
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="share of a weight lost per step, times the learning rate "
+        "(Loshchilov and Hutter 2019)",
+    )
+    betas: tuple[float, float] = Field(
+        (0.9, 0.95),
+        description="Adam's decay per step of the means of gradient and square (DeepSpeed-Chat)",
+    )
+    adam_epsilon: float = Field(
+        1e-8, gt=0, description="added to the root of the mean square (Kingma and Ba 2015)"
+    )
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="longest gradient, 2-norm; 0 turns clipping off (DeepSpeed-Chat)"
+    )
+    disable_dropout: bool = Field(
+        True, description="set every dropout of the model to 0; PPO has to (DeepSpeed-Chat)"
+    )
 
     # --- memory and machine
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    offload: bool = Field(
-        False, description="optimizer states (stage 3: weights too) in host memory"
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0,
+        description="what ranks share out: 0 nothing, 1 optimizer states, 2 gradients too, "
+        "3 weights too (Rajbhandari et al. 2020)",
     )
-    gradient_checkpointing: bool = False
+    offload: bool = Field(
+        False,
+        description="optimizer states (ZeRO 3: weights too) in host memory; needs ZeRO 1 to 3 "
+        "(Ren et al. 2021)",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute activations again in the backward pass instead of keeping them "
+        "(DeepSpeed-Chat)",
+    )
     zero_bucket_size: int | None = Field(
         None,
         ge=1,
-        description="numbers that ZeRO reduces, gathers or keeps gathered at a time; "
+        description="numbers that ZeRO reduces, gathers or keeps gathered at a time (DeepSpeed); "
         "None: 50 million, and gathered weights stay as long as DeepSpeed likes",
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 on a GPU that has it, fp32 on a CPU"
+        "auto",
+        description="number format, refused where the device cannot compute in it; "
+        "auto: bf16 on a GPU, fp32 on a CPU",
     )
-    lora: Lora | None = None
-    ranks: int = Field(2, ge=1, description="processes; one per GPU or CPU share")
+    lora: Lora | None = Field(
+        None, description="adapters that are trained instead of the weights (Hu et al. 2022)"
+    )
+    ranks: int = Field(2, ge=1, description="processes; one per GPU or CPU share (DeepSpeed)")
 
     # --- record
-    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only the model")
-    keep_checkpoints: int = Field(2, ge=1, description="the last k are kept")
-    eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only at the end")
-    print_answers: int = Field(0, ge=0, description="steps between printed answers; 0: never")
-    enable_tensorboard: bool = False
+    save_every: int = Field(
+        0, ge=0, description="steps (PPO: iterations) between checkpoints; 0: only the model"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints; the last ones are kept")
+    eval_every: int = Field(
+        0, ge=0, description="steps between evaluations (not of PPO); 0: only at the end"
+    )
+    print_answers: int = Field(
+        0,
+        ge=0,
+        description="steps (PPO: iterations) between printed answers (not of a reward model); "
+        "0: never (DeepSpeed-Chat)",
+    )
+    enable_tensorboard: bool = Field(
+        False, description="the figures for TensorBoard too, through DeepSpeed (DeepSpeed-Chat)"
+    )
 
     @model_validator(mode="after")
     def _batch_divides(self) -> StageConfig:
@@ -141,6 +223,18 @@ class StageConfig(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _only_zero_offloads(self) -> StageConfig:
+        for role in self.roles if self.offload else ():
+            if not self.of(role, "zero_stage"):
+                own = f"{role}_zero_stage"
+                field = "zero_stage" if getattr(self, own, None) is None else own
+                raise ValueError(
+                    f"offload True with {field} 0: what goes to host memory is what ZeRO shares "
+                    f"out; set {field} to 1, 2 or 3"
+                )
+        return self
+
     @field_validator("sources", mode="before")
     @classmethod
     def _names_are_sources(cls, value: object) -> object:
@@ -150,89 +244,165 @@ class StageConfig(Strict):
             {"name": str(v)} if isinstance(v, str) or hasattr(v, "__fspath__") else v for v in items
         ]
 
-    def of(self, role: str, name: str) -> Any:
+    def of(self, role: Role, name: str) -> Any:
         """A setting of one trained model: `{role}_{name}` where it is given, else `name`."""
         own = getattr(self, f"{role}_{name}", None)
         return getattr(self, name) if own is None else own
 
     @property
     def micro_batch(self) -> int:
-        """Examples in one forward pass of one rank."""
+        """Examples in one forward and backward pass of one rank."""
         return self.batch_size // (self.ranks * self.gradient_accumulation_steps)
 
 
 class SFTConfig(StageConfig):
     """Supervised fine-tuning: language modelling on the answers (chapter 3)."""
 
-    stage: Literal["sft"] = "sft"
-    model: TinyModel | ModelReference = Field(default_factory=TinyModel)
+    stage: Literal["sft"] = Field("sft", description="whose settings these are")
+    model: TinyModel | ModelReference = Field(
+        default_factory=TinyModel, description="a model from scratch, or the one to start from"
+    )
 
 
 class RewardConfig(StageConfig):
     """Reward model from pairwise preferences (chapter 4)."""
 
-    stage: Literal["reward"] = "reward"
-    model: ModelReference = Field(description="the SFT model to start from")
-    steps: int = Field(250, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    reference_samples: int = Field(
-        256, ge=2, description="SFT answers on which the finished score gets mean 0 and std 1"
+    stage: Literal["reward"] = Field("reward", description="whose settings these are")
+    model: ModelReference = Field(description="the SFT model to start from (Ouyang et al. 2022)")
+    steps: int = Field(250, ge=1, description="optimizer steps")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="peak of the schedule; AdamW (Loshchilov and Hutter 2019)"
     )
+    reference_samples: int = Field(
+        256,
+        ge=2,
+        description="SFT answers on which the finished score gets mean 0 and std 1 "
+        "(Ziegler et al. 2019)",
+    )
+
+    @model_validator(mode="after")
+    def _a_score_prints_no_answers(self) -> RewardConfig:
+        if self.print_answers:
+            raise ValueError(
+                f"print_answers {self.print_answers}: a reward model writes no answers; "
+                "leave it at 0"
+            )
+        return self
 
 
 class PPOConfig(StageConfig):
     """Proximal policy optimisation of the SFT model against the reward model (chapter 5)."""
 
-    stage: Literal["ppo"] = "ppo"
-    model: ModelReference = Field(description="the SFT model: start of the actor, and reference")
-    reward_model: ModelReference = Field(description="scores answers; start of the critic")
+    roles: ClassVar[tuple[Role, ...]] = ("actor", "critic")
+
+    stage: Literal["ppo"] = Field("ppo", description="whose settings these are")
+    model: ModelReference = Field(
+        description="the SFT model: start of the actor, and reference (Ouyang et al. 2022)"
+    )
+    reward_model: ModelReference = Field(
+        description="scores answers; start of the critic (Ouyang et al. 2022)"
+    )
     steps: int = Field(60, ge=1, description="iterations of rollout and update")
     batch_size: int = Field(64, ge=1, description="prompts per iteration over all ranks")
-    generation_batches: int = Field(1, ge=1, description="rollout batches per iteration")
-    ppo_epochs: int = Field(2, ge=1, description="passes over each rollout")
-    minibatches: int = Field(2, ge=1, description="optimizer steps per pass")
-    actor_learning_rate: float = Field(1e-4, gt=0)
-    critic_learning_rate: float = Field(3e-4, gt=0)
-    critic_init: Literal["reward", "zero"] = Field(
-        "zero", description="value head: the reward model's, or zeros so that V(s) = 0 at first"
+    generation_batches: int = Field(
+        1, ge=1, description="rollout batches per iteration (DeepSpeed-Chat)"
     )
-    num_warmup_steps: int = Field(0, ge=0)
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    adam_epsilon: float = Field(1e-5, gt=0, description="1e-5: smaller first steps than 1e-8's")
+    ppo_epochs: int = Field(2, ge=1, description="passes over each rollout (Schulman et al. 2017)")
+    minibatches: int = Field(2, ge=1, description="optimizer steps per pass (Schulman et al. 2017)")
+    actor_learning_rate: float = Field(
+        1e-4, gt=0, description="peak of the schedule for the actor (DeepSpeed-Chat)"
+    )
+    critic_learning_rate: float = Field(
+        3e-4, gt=0, description="peak of the schedule for the critic (DeepSpeed-Chat)"
+    )
+    critic_init: Literal["reward", "zero"] = Field(
+        "zero",
+        description="value head: the reward model's (Ouyang et al. 2022), or zeros so that "
+        "V(s) = 0 at first",
+    )
+    num_warmup_steps: int = Field(
+        0, ge=0, description="optimizer steps in which the rate rises to its peak (DeepSpeed-Chat)"
+    )
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
+        "linear",
+        description="way from the peak to a tenth of it; constant: stay "
+        "(linear: Huang et al. 2022, detail 4)",
+    )
+    adam_epsilon: float = Field(
+        1e-5,
+        gt=0,
+        description="added to the root of the mean square; smaller first steps than 1e-8's "
+        "(Huang et al. 2022, detail 3)",
+    )
 
     max_answer_tokens: int = Field(48, ge=1, description="longest answer in tokens")
     temperature: float = Field(1.0, gt=0, description="of the policy, in sampling and in training")
-    top_k: int = Field(0, ge=0, description="must be 0: see the validator")
-    top_p: float = Field(1.0, gt=0, le=1, description="must be 1: see the validator")
+    top_k: int = Field(0, ge=0, description="must be 0: a filtered draw is not the policy's")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="must be 1: a filtered draw is not the policy's"
+    )
 
-    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
-    lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
-    cliprange: float = Field(0.2, gt=0, description="of the probability ratio")
-    cliprange_value: float = Field(0.2, gt=0, description="of the value, around the old value")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount per token (DeepSpeed-Chat)")
+    lam: float = Field(
+        0.95, ge=0, le=1, description="GAE's lambda, per token (Schulman et al. 2016)"
+    )
+    cliprange: float = Field(
+        0.2, gt=0, description="of the probability ratio, around 1 (Schulman et al. 2017)"
+    )
+    cliprange_value: float = Field(
+        0.2, gt=0, description="of the value, around the old value (DeepSpeed-Chat)"
+    )
     clip_reward_value: float = Field(
-        5.0, gt=0, description="scores are clipped to +- this, before KL"
+        5.0, gt=0, description="scores are clipped to +- this, before KL (DeepSpeed-Chat)"
     )
     missing_eos_penalty: float = Field(
-        1.0, ge=0, description="subtracted from a cut answer's score"
+        1.0, ge=0, description="subtracted from a cut answer's score (TRL)"
     )
     kl_ctl: float = Field(
-        0.05, ge=0, description="beta: weight of the KL to the reference, per token"
+        0.05,
+        ge=0,
+        description="beta: weight of the KL to the reference, score per nat "
+        "(Ziegler et al. 2019; 0.05: TRL)",
     )
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    kl_in: Literal["reward", "loss"] = Field("reward", description="where the KL penalty enters")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        "k1", description="of the KL, in nats per token (Schulman 2020)"
+    )
+    kl_in: Literal["reward", "loss"] = Field(
+        "reward",
+        description="where the KL penalty enters: the reward (Ziegler et al. 2019), or the loss "
+        "(Shao et al. 2024)",
+    )
     kl_target: float | None = Field(
         None, gt=0, description="nats per sequence; given, beta adapts (Ziegler et al. 2019)"
     )
-    kl_horizon: int = Field(10_000, ge=1, description="samples; time constant of the adaptive beta")
-    whiten_rewards: bool = False
-    loss_aggregation: Literal["token", "sequence", "constant"] = "token"
-    entropy_coefficient: float = Field(0.0, ge=0)
+    kl_horizon: int = Field(
+        10_000,
+        ge=1,
+        description="samples; time constant of the adaptive beta (Ziegler et al. 2019, their code)",
+    )
+    whiten_rewards: bool = Field(
+        False, description="scale the rewards to variance 1 (Ziegler et al. 2019, their code)"
+    )
+    loss_aggregation: Literal["token", "sequence", "constant"] = Field(
+        "token",
+        description="mean of all tokens (DeepSpeed-Chat), of each answer's mean "
+        "(Shao et al. 2024), or sum over a constant (Liu et al. 2025)",
+    )
+    entropy_coefficient: float = Field(
+        0.0, ge=0, description="weight of the entropy bonus, per nat (Schulman et al. 2017)"
+    )
 
-    unsup_coef: float = Field(0.0, ge=0, description="weight of the pretraining (PTX) loss")
-    enable_ema: bool = False
-    ema_decay: float = Field(0.992, ge=0, lt=1)
+    unsup_coef: float = Field(
+        0.0, ge=0, description="weight of the pretraining (PTX) loss (Ouyang et al. 2022)"
+    )
+    enable_ema: bool = Field(
+        False, description="save a moving average of the actor's weights too (DeepSpeed-Chat)"
+    )
+    ema_decay: float = Field(
+        0.992, ge=0, lt=1, description="share of the average kept per update (DeepSpeed-Chat)"
+    )
     offload_reference_model: bool = Field(
-        False, description="the reference's weights in host memory"
+        False, description="the reference's weights in host memory (DeepSpeed-Chat)"
     )
 
     # --- one trained model's own setting; None: that of both (`zero_stage`, `lora`, ...)
@@ -277,6 +447,24 @@ class PPOConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _every_iteration_is_measured(self) -> PPOConfig:
+        if self.eval_every:
+            raise ValueError(
+                f"eval_every {self.eval_every}: PPO measures the answers of every iteration and "
+                "evaluates nothing besides; leave it at 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _equal_weights_give_equal_probabilities(self) -> PPOConfig:
+        if not self.disable_dropout:
+            raise ValueError(
+                "disable_dropout False: with dropout the ratio of new to old probabilities is not "
+                "1 at equal weights, so PPO always turns it off; leave it at True"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _minibatches_divide(self) -> PPOConfig:
         rollout = self.batch_size * self.generation_batches
         parts = self.ranks * self.minibatches * self.gradient_accumulation_steps
@@ -288,11 +476,17 @@ class PPOConfig(StageConfig):
             )
         return self
 
+    @property
+    def micro_batch(self) -> int:
+        """Answers in one forward and backward pass of one rank: a part of a minibatch."""
+        rollout = self.batch_size * self.generation_batches
+        return rollout // (self.ranks * self.minibatches * self.gradient_accumulation_steps)
+
 
 class ProbeConfig(SFTConfig):
     """A few steps of SFT for each of several settings, to measure what a rank holds (chapter 9)."""
 
-    stage: Literal["probe"] = "probe"
+    stage: Literal["probe"] = Field("probe", description="whose settings these are")
     cases: dict[str, dict[str, Any]] = Field(
         min_length=1, description="by name, what a case changes: {'ZeRO 2': {'zero_stage': 2}}"
     )

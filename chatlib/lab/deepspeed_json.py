@@ -8,9 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from chatlib.lab.config import PPOConfig, StageConfig
+from chatlib.lab.config import Role, StageConfig
 
-Role = Literal["model", "actor", "critic"]
 DType = Literal["fp32", "bf16", "fp16"]
 
 BUCKET = 50_000_000  # gradient elements reduced at a time; DeepSpeed's default takes 2 GB
@@ -23,14 +22,6 @@ def resolve_dtype(config: StageConfig, device: str) -> DType:
     return "bf16" if device == "cuda" else "fp32"
 
 
-def micro_batch(config: StageConfig) -> int:
-    """Examples in one forward and backward pass of one rank; for PPO answers of a minibatch."""
-    if not isinstance(config, PPOConfig):
-        return config.micro_batch
-    rollout = config.batch_size * config.generation_batches
-    return rollout // (config.ranks * config.minibatches * config.gradient_accumulation_steps)
-
-
 def zero_stage(config: StageConfig, role: Role = "model") -> int:
     """The ZeRO stage of one of the trained models (PPO may give actor and critic their own)."""
     return config.of(role, "zero_stage")
@@ -41,7 +32,7 @@ def deepspeed_json(
 ) -> dict:
     """The dict for `deepspeed.initialize(config=...)`; `directory` receives TensorBoard's files."""
     settings = {
-        "train_micro_batch_size_per_gpu": micro_batch(config),
+        "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": zero_optimization(config, zero_stage(config, role)),
@@ -67,7 +58,7 @@ def zero_optimization(config: StageConfig, stage: int) -> dict:
         settings |= {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": bucket}
     if stage == 3 and config.zero_bucket_size:
         settings |= {"stage3_max_live_parameters": bucket, "stage3_max_reuse_distance": bucket}
-    if config.offload and stage:
+    if config.offload:
         settings["offload_optimizer"] = {"device": "cpu"}
     if config.offload and stage == 3:
         settings["offload_param"] = {"device": "cpu"}
@@ -90,5 +81,4 @@ def _format(dtype: DType) -> dict:
 
 def all_deepspeed_json(config: StageConfig, device: str, directory: Path | None = None) -> dict:
     """What goes into `deepspeed.json`: one configuration for each trained model, by role."""
-    roles: tuple[Role, ...] = ("actor", "critic") if isinstance(config, PPOConfig) else ("model",)
-    return {role: deepspeed_json(config, device, role, directory) for role in roles}
+    return {role: deepspeed_json(config, device, role, directory) for role in config.roles}

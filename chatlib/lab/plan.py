@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chatlib.lab import runs
 from chatlib.lab.config import Lora, PPOConfig, StageConfig, TinyModel
-from chatlib.lab.deepspeed_json import all_deepspeed_json, micro_batch, resolve_dtype, zero_stage
+from chatlib.lab.deepspeed_json import all_deepspeed_json, resolve_dtype, zero_stage
 from chatlib.lab.failures import LaunchError
 from chatlib.lab.nodes import Nodes
 from chatlib.lab.scaling import WIDTH, lora_weights, state_bytes
@@ -132,7 +132,7 @@ PROCESS = 600 * 2**20  # bytes of a process that has loaded torch, transformers 
 
 def batch_line(config: StageConfig) -> str:
     """How the examples of an optimizer step are shared out."""
-    micro, world = micro_batch(config), config.ranks
+    micro, world = config.micro_batch, config.ranks
     accumulation = config.gradient_accumulation_steps
     product = f"{micro} micro x {accumulation} accumulation x {world} ranks"
     line = f"{product} = {micro * accumulation * world} examples an optimizer step"
