@@ -1,17 +1,19 @@
 """The same stages from a shell: `python -m chatlib sft|reward|ppo|e2e|slurm|runs|chat`.
 
 Every field of a stage's configuration is an option of the same name; `--help` lists them
-with unit and default.
+with unit and default. A stage starts from these defaults, from the file of `--config`, or from
+the book's recipe for a `--profile`; then the options count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -64,16 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(prog="python -m chatlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, model in stages.STAGES.items():
-        text = (model.__doc__ or "").split("\n")[0]
-        usage = f"python -m chatlib {name} [options]"
-        stage = commands.add_parser(
-            name, help=text, description=text, usage=usage, allow_abbrev=False
-        )
-        add_launch_options(stage)
-        stage.add_argument("--config", type=Path, metavar="FILE", help="JSON; options win over it")
-        add_fields(stage, model)
-        stage.set_defaults(run=run_stage)
+    for name in stages.STAGES:
+        add_stage(commands, name)
     e2e = commands.add_parser(
         "e2e", help="the three stages in order, by the book's recipes", allow_abbrev=False
     )
@@ -86,6 +80,25 @@ def build_parser() -> argparse.ArgumentParser:
     chat = commands.add_parser("chat", help="chat with models in the terminal", add_help=False)
     chat.set_defaults(run=run_chat)
     return parser
+
+
+def add_stage(commands: argparse._SubParsersAction, name: str) -> None:
+    """`python -m chatlib sft ...`, and `reward` and `ppo`."""
+    model = stages.STAGES[name]
+    text = (model.__doc__ or "").split("\n")[0]
+    usage = f"python -m chatlib {name} [options]"
+    stage = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
+    add_launch_options(stage)
+    stage.add_argument(
+        "--profile",
+        help="start from the book's recipe for laptop, gpu, node, cluster or a .json file "
+        "(default: $CHATLIB_PROFILE, unless there is a --config; else the defaults below)",
+    )
+    stage.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON; wins over --profile, options over both"
+    )
+    add_fields(stage, model)
+    stage.set_defaults(run=run_stage)
 
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
@@ -138,8 +151,8 @@ def add_fields(parser: argparse.ArgumentParser, model: type[StageConfig]) -> Non
 
 def help_text(field: FieldInfo) -> str:
     """A field's description, choices and default; argparse reads % as a format."""
-    choices = [str(c) for c in get_args(field.annotation) if isinstance(c, str | int)]
-    parts = [field.description or "", f"one of {', '.join(choices)}" if choices else ""]
+    allowed = ", ".join(map(str, stages.choices(field.annotation)))
+    parts = [field.description or "", f"one of {allowed}" if allowed else ""]
     default = field.get_default(call_default_factory=True)
     if default is PydanticUndefined:
         parts.append("required")
@@ -165,11 +178,25 @@ def run_stage(options: argparse.Namespace, _: list[str]) -> int:
     given = read_config(options.config) if options.config else {}
     fields = stages.STAGES[options.command].model_fields
     given |= {k: v for k, v in vars(options).items() if k in fields}
-    config = stages.parse({**given, "stage": options.command})
+    begun = recipe_fields(options, given.get("seed", 0))
+    config = stages.parse({**begun, **given, "stage": options.command})
     run = launch_with(config, options)
     if not options.dry_run:
         print(table([run]))
     return 0
+
+
+def recipe_fields(options: argparse.Namespace, seed: Any) -> dict:
+    """What a stage starts from: the fields of its recipe for a profile, if one is named.
+
+    The environment's profile leaves a file alone, which says what it said on any machine.
+    """
+    named = options.profile or (not options.config and os.environ.get("CHATLIB_PROFILE"))
+    if not named:
+        return {}
+    from chatlib.lab import profiles
+
+    return profiles.recipe(options.command, seed, named).model_dump()
 
 
 def launch_with(config: StageConfig, options: argparse.Namespace) -> runs.Run:
@@ -217,12 +244,13 @@ def print_slurm(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def list_runs(_options: argparse.Namespace, _: list[str]) -> int:
-    """Every run: name, status, steps logged, seconds, model folder."""
+    """Every run: name, status, the last step that was logged, seconds, folder."""
     found = runs.all_runs()
     for run in found:
         seconds = run.manifest.get("seconds")
         spent = f"{seconds:.0f} s" if seconds else "-"
-        steps = len(runs.read_metrics(run.directory / "metrics.jsonl"))
+        rows = runs.read_metrics(run.directory / "metrics.jsonl")
+        steps = rows[-1]["step"] if rows else 0
         print(f"{run.name:<20} {run.status:<12} {steps:>6} steps {spent:>8}  {run.directory}")
     if not found:
         print(f"no runs in {runs.root()}")

@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from chatlib.lab.config import choices
+
 
 def rows(model: type[BaseModel], known: type[BaseModel] | None = None) -> list[tuple[str, ...]]:
     """Name, default, allowed values and meaning of each field of `model`.
@@ -40,7 +42,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    """The limits of a number, or the choices of a text."""
+    """The limits of a number, or the values that may be chosen."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     limits = [
         f"{sign} {getattr(limit, name)}"
@@ -48,8 +50,7 @@ def _allowed(field: FieldInfo) -> str:
         for name, sign in signs.items()
         if getattr(limit, name, None) is not None
     ]
-    choices = [json.dumps(c) for c in getattr(field.annotation, "__args__", ()) if type(c) is str]
-    return ", ".join(limits or choices)
+    return ", ".join(limits or map(json.dumps, choices(field.annotation)))
 
 
 class Settings(SphinxDirective):

@@ -23,6 +23,8 @@ def test_name_default_limits_and_meaning():
 def test_choices_are_listed():
     table = {name: allowed for name, _, allowed, _ in rows(PPOConfig)}
     assert table["kl_estimator"] == '"k1", "k2", "k3"'
+    assert table["zero_stage"] == table["critic_zero_stage"] == "0, 1, 2, 3"
+    assert table["top_p"] == "> 0, <= 1" and not table["actor_lora"]
 
 
 def test_what_all_stages_share_is_listed_once_unless_the_default_differs():
