@@ -14,7 +14,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from chatlib.data.schema import ROLES, BadRecord, Dialogue, Preference, Record
@@ -51,12 +51,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Reading:
-    """What came out of one source: rows read = usable records + problems."""
+    """What came out of one source: rows read = usable records + problems.
+
+    ``more`` is True where a limit stopped the reading before the source's end.
+    """
 
     name: str
     format: str
     records: list[Record]
     problems: list[Problem] = field(default_factory=list)
+    more: bool = False
 
     @property
     def read(self) -> int:
@@ -66,6 +70,8 @@ class Reading:
     def summary(self) -> str:
         """One line: what was kept, what was not, and the first reason."""
         kept = f"{self.name}: {len(self.records)} of {self.read} rows read as {self.format}"
+        if self.more:
+            kept += ", the rest not read"
         if not self.problems:
             return kept
         first = self.problems[0]
@@ -127,7 +133,7 @@ def _convert(
             reading.records.append(record)
         except BadRecord as error:
             reading.problems.append(Problem(label, line, _field(str(error)), str(error)))
-    return reading
+    return replace(reading, more=next(rows, None) is not None)
 
 
 def _field(reason: str) -> str:
@@ -476,6 +482,13 @@ def write(records: list[Record], path: str | Path) -> None:
             file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
 
 
+def shares(weights: list[float], n: int) -> list[int]:
+    """How many of `n` records each source gives: whole numbers near n w_i / sum(w), n in all."""
+    total = sum(weights)
+    edges = [round(n * sum(weights[: i + 1]) / total) for i in range(len(weights))]
+    return [end - start for start, end in zip([0, *edges], edges)]
+
+
 def blend(sources: list[list[Record]], weights: list[float], n: int, seed: int = 0) -> list[Record]:
     """`n` records in random order, of which source i gives the share weights[i] / sum(weights).
 
@@ -489,12 +502,10 @@ def blend(sources: list[list[Record]], weights: list[float], n: int, seed: int =
             raise ValueError(
                 f"source {i} has {len(records)} records and weight {weight}; both must be above 0"
             )
-    total = sum(weights)
-    edges = [round(n * sum(weights[: i + 1]) / total) for i in range(len(weights))]
     rng = random.Random(seed)
     drawn = []
-    for records, start, end in zip(sources, [0, *edges], edges):
-        for left in range(end - start, 0, -len(records)):
+    for records, share in zip(sources, shares(weights, n)):
+        for left in range(share, 0, -len(records)):
             drawn += rng.sample(records, min(left, len(records)))
     rng.shuffle(drawn)
     return drawn

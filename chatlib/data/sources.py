@@ -33,18 +33,29 @@ def load(config: StageConfig) -> Data:
         records, line = (_from_shop if source.name == "shop" else _from_reader)(source, config)
         parts.append(records)
         report.append(line)
-    if len(parts) == 1:
-        records = parts[0]
-    else:
-        n = min(config.records, sum(map(len, parts)))
-        records = readers.blend(parts, [s.weight for s in config.sources], n, config.seed)
+    records = parts[0]
+    if len(parts) > 1:
+        weights, n = [s.weight for s in config.sources], min(config.records, sum(map(len, parts)))
+        records = readers.blend(parts, weights, n, config.seed)
+        used = zip(report, readers.shares(weights, n), map(len, parts))
+        report = [f"{line}; {_use(share, there)}" for line, share, there in used]
     if not records:
         raise ValueError(
             f"nothing is left to train {config.stage} on ({'; '.join(report)}); give `sources` "
             f"that hold its records and a `split` that leaves it a share"
         )
-    train, held_out = split.hold_out(records, min(config.held_out, len(records) // 5), 0)
+    fifth = len(records) // 5
+    train, held_out = split.hold_out(records, min(config.held_out, fifth), 0)
+    if fifth < config.held_out:
+        report.append(f"{fifth} held out, not {config.held_out}: a fifth of {len(records)} records")
     return Data(train, held_out, report)
+
+
+def _use(share: int, there: int) -> str:
+    """How a blend used a source: some of its records, or all and some of them again."""
+    if share <= there:
+        return f"{share} of {there} used"
+    return f"all {there} used, and repeated to make {share}"
 
 
 def _from_shop(source: Source, config: StageConfig) -> tuple[list[Record], str]:

@@ -326,9 +326,10 @@ def save_checkpoint(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     barrier()
+    recorder.beat(step, "checkpoint")
     for name, engine in engines.items():
         engine.save_checkpoint(str(part), tag=name, client_state={}, save_latest=False)
-        recorder.beat(step, "checkpoint")  # large ones take long; tests kill here, half-way
+        recorder.beat(step, f"{name}_saved")  # large ones take long; tests kill here, half-way
     own = {"state": state, "step": step, "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()

@@ -309,6 +309,7 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
         ema.save(tokenizer, recorder.directory / "model_ema")
     counts = (config.steps - first) * size, tokens - tokens_before, work
     return {
+        "examples": len(prompts),
         "tokens": tokens,
         "train_seconds": sum(spent.values()),
         **throughput_of(*counts, spent, recorder.world),

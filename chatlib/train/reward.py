@@ -35,8 +35,9 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     if config.disable_dropout:
         models.disable_dropout(model)
     limit = models.longest(model, config.max_seq_len)
-    pairs, report = encode(tokenizer, data.train, limit, recorder)
-    held_out, _ = encode(tokenizer, data.held_out, limit, recorder)
+    pairs, _, report = encode(tokenizer, data.train, limit, recorder)
+    held_out, held_out_records, lost = encode(tokenizer, data.held_out, limit, recorder)
+    report += [f"held out: {line}" for line in lost]
     for line in [*data.report, *report]:
         recorder.say(line)
 
@@ -103,7 +104,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     }
     if held_out:
         chosen, rejected = evaluate(net, held_out, tokenizer, recorder, device)
-        summary |= held_out_figures(chosen, rejected, data.held_out)
+        summary |= held_out_figures(chosen, rejected, held_out_records)
     recorder.beat(config.steps, "normalise")
     summary |= normalise(net, config, tokenizer, data, recorder, device)
     recorder.beat(config.steps, "save")
@@ -112,7 +113,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
 
 
 def encode(tokenizer, records: list[Preference], limit: int, recorder: Recorder):
-    """(pairs, report): every rank encodes a share; an answer that does not fit is counted.
+    """(pairs, their records, report): each rank encodes a share; what does not fit is counted.
 
     A pair whose prompt fills the context is left out; a longer answer is cut at its end.
     """
@@ -124,9 +125,8 @@ def encode(tokenizer, records: list[Preference], limit: int, recorder: Recorder)
         for side in ("chosen", "rejected")
     ]
     whole = engine.gather([(p, p + a, p + b) for p, a, b in zip(opened, *answers)])
-    pairs = [
-        (a[:limit], b[:limit]) for p, a, b in whole if len(p) < limit and a[:limit] != b[:limit]
-    ]
+    fits = [len(p) < limit and a[:limit] != b[:limit] for p, a, b in whole]
+    pairs = [(a[:limit], b[:limit]) for (_, a, b), fit in zip(whole, fits) if fit]
     report = []
     if cut := sum(max(len(a), len(b)) > limit for _, a, b in whole):
         report.append(f"{cut} of {len(whole)} pairs are longer than {limit} tokens and were cut")
@@ -134,7 +134,7 @@ def encode(tokenizer, records: list[Preference], limit: int, recorder: Recorder)
         report.append(
             f"{lost} of {len(whole)} pairs left out: nothing to compare in {limit} tokens"
         )
-    return pairs, report
+    return pairs, [record for record, fit in zip(records, fits) if fit], report
 
 
 def flops(config: RewardConfig, size: Size, lengths: list[int]) -> float:
@@ -220,7 +220,8 @@ def normalise(net, config: RewardConfig, tokenizer, data, recorder: Recorder, de
 
     The offset of a Bradley-Terry score is arbitrary and its scale is the annotators'; fixed here,
     a KL coefficient means the same for every reward model. Both are stored in the model's
-    configuration as ``score_mean`` and ``score_std``, which `TokenScorer` applies.
+    configuration as ``score_mean`` and ``score_std``, which `TokenScorer` applies. Prompts that
+    leave no room for an answer are passed over; ``normalised_on`` counts the answers.
     """
     policy = models.load_policy(config.model, tokenizer).to(device).eval()
     records = (data.held_out + data.train)[: config.reference_samples]
@@ -247,4 +248,4 @@ def normalise(net, config: RewardConfig, tokenizer, data, recorder: Recorder, de
     every = torch.tensor(engine.gather(scores))
     mean, std = every.mean().item(), every.std().clamp(min=1e-6).item()
     net.module.model.config.score_mean, net.module.model.config.score_std = mean, std
-    return {"score_mean": mean, "score_std": std}
+    return {"score_mean": mean, "score_std": std, "normalised_on": len(every)}

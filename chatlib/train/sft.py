@@ -33,7 +33,8 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
         models.disable_dropout(model)
     limit = models.longest(model, config.max_seq_len)
     examples, report = encode(tokenizer, data.train, limit, recorder)
-    held_out, _ = encode(tokenizer, data.held_out, limit, recorder)
+    held_out, lost = encode(tokenizer, data.held_out, limit, recorder)
+    report += [f"held out: {line}" for line in lost]
     for line in [*data.report, *report]:
         recorder.say(line)
 

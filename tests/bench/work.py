@@ -72,7 +72,8 @@ def dialogues(config: SFTConfig, batches: int) -> list[list]:
 
 def pairs(config: RewardConfig, batches: int) -> list[list[reward.Pair]]:
     """Batches of encoded pairs in the order in which the reward stage takes them."""
-    rows, _ = reward.encode(tokenizer(), sources.load(config).train, config.max_seq_len, recorder())
+    records = sources.load(config).train
+    rows, *_ = reward.encode(tokenizer(), records, config.max_seq_len, recorder())
     return _batches(config, rows, [len(row) for row in reward.side_by_side(rows)[0]], batches)
 
 

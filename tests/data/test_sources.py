@@ -66,6 +66,18 @@ def test_sources_blend_by_weight(alpaca):
     assert len(data.train) == 80 and 50 <= cats <= 70
 
 
+def test_a_blend_says_what_it_used_and_what_it_repeated(alpaca):
+    named = [alpaca("cats", 100), {"name": alpaca("dogs", 10)}, {"name": "shop"}]
+    data = sources.load(config("sft", sources=named, split=(1, 0, 0), records=90, held_out=30))
+    cats, dogs, shop, held_out = data.report
+    assert cats.endswith("cats.json: 90 of 90 rows read as alpaca, the rest not read; 90 of them "
+                         "in sft's share; 30 of 90 used")  # fmt: skip
+    assert dogs.endswith("all 10 used, and repeated to make 30")
+    assert shop == "shop: 90 records; 30 of 90 used"
+    assert held_out == "18 held out, not 30: a fifth of 90 records"
+    assert len(data.train) + len(data.held_out) == 90
+
+
 def test_one_source_is_shared_out_two_four_four(alpaca):
     name = alpaca("cats", 1000)
     loaded = {s: sources.load(config(s, sources=name, records=1000)) for s in ("sft", "ppo")}

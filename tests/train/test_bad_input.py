@@ -37,8 +37,8 @@ def test_long_dialogues_are_cut_or_left_out_and_counted(tokenizer):
 def test_long_pairs_are_cut_or_left_out_and_counted(tokenizer):
     records = shop.preferences(6)
     records[0].prompt[-1]["content"] = "why? " * 300
-    pairs, report = reward.encode(tokenizer, records, 200, ALONE)
-    assert len(pairs) == 5
+    pairs, kept, report = reward.encode(tokenizer, records, 200, ALONE)
+    assert len(pairs) == 5 and kept == records[1:]
     assert report == [
         "1 of 6 pairs are longer than 200 tokens and were cut",
         "1 of 6 pairs left out: nothing to compare in 200 tokens",

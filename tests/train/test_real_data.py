@@ -1,5 +1,6 @@
 """The three stages on real dialogues, English and Chinese, in real launches of two ranks."""
 
+import re
 import shutil
 
 import pytest
@@ -92,9 +93,16 @@ def test_the_reward_model_learns_from_real_pairs(reward):
 
 
 def test_what_did_not_fit_is_reported(reward, ppo):
-    """Long prompts are counted: those kept and those left out are all there were."""
-    assert any("left out" in line for line in ppo.manifest["data_report"])
-    assert all("dpo_" in line for line in reward.manifest["data_report"][:2])
+    """What was used of the sources is what was held out, left out, or trained on."""
+    for run, what in ((reward, "pairs"), (ppo, "prompts")):
+        report = run.manifest["data_report"]
+        assert all("dpo_" in line for line in report[:2])
+        ends = [re.search(r"(\d+)( of \d+ used)?$", line)[1] for line in report[:2]]
+        out = [re.match(rf"(\d+) of \d+ {what} left out", line) for line in report[2:]]
+        lost = sum(int(found[1]) for found in out if found)
+        held_out = run.config["held_out"]
+        assert sum(map(int, ends)) == held_out + lost + run.manifest["examples"]
+    assert lost > 0
 
 
 def test_ppo_runs_on_real_prompts(ppo):

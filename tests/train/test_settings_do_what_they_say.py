@@ -285,7 +285,7 @@ def test_pairs_share_their_prompt(policy, tmp_path):
     tokenizer = models.load_tokenizer(policy.model_dir)
     recorder = type("Place", (), {"rank": 0, "world": 1})
     records = shop.preferences(12)
-    pairs, report = reward.encode(tokenizer, records, tiny.CONTEXT, recorder)
+    pairs, _, report = reward.encode(tokenizer, records, tiny.CONTEXT, recorder)
     prompts = template.encode_prompts(tokenizer, [r.prompt for r in records])
     for prompt, record, (chosen, rejected) in zip(prompts, records, pairs):
         assert chosen[: len(prompt)] == rejected[: len(prompt)] == prompt
