@@ -17,6 +17,9 @@ from chatlib.lab import runs
 from chatlib.lab.runs import Run, RunError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What says so in a rank's error: the system's own words, which Python, safetensors and tokenizers
+# pass on, and two of torch.save, which tells only that its stream took fewer bytes than it gave.
+DISK_FULL = (*map(os.strerror, FULL), "iostream error", "unexpected pos")
 PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
 # What a rank says when it fails only because another one has gone.
 SECONDARY = (
@@ -110,7 +113,7 @@ def describe_end(state: dict) -> str:
     """How a rank ended, in words: raised, was killed, or left early."""
     if state.get("status") == "failed":
         error = state["error"].splitlines()[0]
-        if any(f"[Errno {number}]" in error for number in FULL):
+        if any(text in error for text in DISK_FULL):
             error += "; the disk is full: free some space or set CHATLIB_RUNS to a folder elsewhere"
         return f"raised {error}"
     if state.get("signal"):

@@ -41,11 +41,14 @@ class RunError(RuntimeError):
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a crash, sees the old file or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there only when writing failed: on a full disk
 
 
 def write_json(path: Path, data: dict) -> None:
@@ -192,7 +195,7 @@ class Run:
 
     @property
     def metrics(self) -> pandas.DataFrame:
-        """One row a step; a figure that a step did not have is NaN."""
+        """A row for each step and each evaluation; a figure that a row does not have is NaN."""
         import pandas
 
         return pandas.DataFrame(read_metrics(self.directory / "metrics.jsonl"))

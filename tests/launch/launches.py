@@ -1,9 +1,13 @@
 """What the launch tests share."""
 
+import contextlib
 import importlib
 import os
+import subprocess
+import sys
 
 import psutil
+import pytest
 
 from chatlib.lab.config import SFTConfig
 
@@ -36,3 +40,19 @@ def processes_of(directory) -> list[psutil.Process]:
         except psutil.Error:
             pass
     return found
+
+
+@contextlib.contextmanager
+def small_disk(folder, kilobytes):
+    """A tmpfs of a given size, where mounting is permitted."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    if (
+        sys.platform != "linux"
+        or os.geteuid()
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from launches import config, launching, processes_of
+from launches import config, launching, processes_of, small_disk
 
 from chatlib.lab import LaunchError, failures, launch, runs
 from chatlib.lab.failures import failure
@@ -136,6 +136,45 @@ def test_the_rank_that_began_it_is_named(home, states, culprit):
 )
 def test_exit_codes_in_words(code, words):
     assert failures.describe_code(code) == words
+
+
+def save_tensor(folder):
+    import torch
+
+    torch.save({"a": torch.zeros(100_000)}, folder / "a.pt")
+
+
+def save_weights(folder):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(100_000)}, folder / "a.safetensors")
+
+
+def save_tokenizer(folder):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({f"word {i}": i for i in range(20_000)})).save(str(folder / "t"))
+
+
+def save_text(folder):
+    (folder / "text").write_text("x" * 400_000)
+
+
+@pytest.mark.parametrize("free", [0, 20])
+@pytest.mark.parametrize("save", [save_tensor, save_weights, save_tokenizer, save_text])
+def test_whatever_fails_to_write_on_a_full_disk_is_told_so(tmp_path, save, free):
+    with small_disk(tmp_path, 40):
+        (tmp_path / "filler").write_bytes(bytes(1024 * (40 - free)))
+        with pytest.raises(Exception) as caught:
+            save(tmp_path)
+    state = {"status": "failed", "error": f"{caught.typename}: {caught.value}"}
+    assert "; the disk is full: free some space or set" in failures.describe_end(state)
+
+
+def test_another_error_is_not_the_disks():
+    state = {"status": "failed", "error": "RuntimeError: mat1 and mat2 shapes differ"}
+    assert failures.describe_end(state) == "raised RuntimeError: mat1 and mat2 shapes differ"
 
 
 def test_a_rank_that_is_done_may_be_silent_while_another_works():
