@@ -59,9 +59,15 @@ class TinyModel(Strict):
     hidden_size: int = Field(
         128, ge=16, description="width d of the residual stream (Vaswani et al. 2017)"
     )
-    intermediate_size: int = Field(256, ge=16, description="width of the feed-forward layers")
-    layers: int = Field(2, ge=1, description="blocks of attention and feed-forward layer")
-    heads: int = Field(4, ge=1, description="attention heads; d / heads is a head's width")
+    intermediate_size: int = Field(
+        256, ge=16, description="width of the feed-forward layers (Vaswani et al. 2017)"
+    )
+    layers: int = Field(
+        2, ge=1, description="blocks of attention and feed-forward (Vaswani et al. 2017)"
+    )
+    heads: int = Field(
+        4, ge=1, description="attention heads, each of width d / heads (Vaswani et al. 2017)"
+    )
     vocab_size: int = Field(
         1536, ge=300, description="tokens in the BPE vocabulary (Sennrich et al. 2016)"
     )
@@ -187,7 +193,7 @@ class StageConfig(Strict):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="number format, refused where the device cannot compute in it; "
-        "auto: bf16 on a GPU, fp32 on a CPU",
+        "auto: bf16 on a GPU, fp32 on a CPU (DeepSpeed-Chat)",
     )
     lora: Lora | None = Field(
         None, description="adapters that are trained instead of the weights (Hu et al. 2022)"
@@ -335,8 +341,14 @@ class PPOConfig(StageConfig):
         "(Huang et al. 2022, detail 3)",
     )
 
-    max_answer_tokens: int = Field(48, ge=1, description="longest answer in tokens")
-    temperature: float = Field(1.0, gt=0, description="of the policy, in sampling and in training")
+    max_answer_tokens: int = Field(
+        48, ge=1, description="longest answer in tokens (DeepSpeed-Chat: max_answer_seq_len)"
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="of the policy, in sampling and in training (Ziegler et al. 2019, their code)",
+    )
     top_k: int = Field(0, ge=0, description="must be 0: a filtered draw is not the policy's")
     top_p: float = Field(
         1.0, gt=0, le=1, description="must be 1: a filtered draw is not the policy's"
@@ -406,18 +418,26 @@ class PPOConfig(StageConfig):
     )
 
     # --- one trained model's own setting; None: that of both (`zero_stage`, `lora`, ...)
-    actor_zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="None: zero_stage")
-    critic_zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="None: zero_stage")
-    actor_lora: Lora | None = Field(None, description="None: lora")
-    critic_lora: Lora | None = Field(None, description="None: lora")
+    actor_zero_stage: Literal[0, 1, 2, 3] | None = Field(
+        None, description="the actor's; None: zero_stage (DeepSpeed-Chat)"
+    )
+    critic_zero_stage: Literal[0, 1, 2, 3] | None = Field(
+        None, description="the critic's; None: zero_stage (DeepSpeed-Chat)"
+    )
+    actor_lora: Lora | None = Field(None, description="the actor's; None: lora (DeepSpeed-Chat)")
+    critic_lora: Lora | None = Field(None, description="the critic's; None: lora (DeepSpeed-Chat)")
     actor_gradient_checkpointing: bool | None = Field(
-        None, description="None: gradient_checkpointing"
+        None, description="the actor's; None: gradient_checkpointing (DeepSpeed-Chat)"
     )
     critic_gradient_checkpointing: bool | None = Field(
-        None, description="None: gradient_checkpointing"
+        None, description="the critic's; None: gradient_checkpointing (DeepSpeed-Chat)"
     )
-    actor_weight_decay: float | None = Field(None, ge=0, description="None: weight_decay")
-    critic_weight_decay: float | None = Field(None, ge=0, description="None: weight_decay")
+    actor_weight_decay: float | None = Field(
+        None, ge=0, description="the actor's; None: weight_decay (DeepSpeed-Chat)"
+    )
+    critic_weight_decay: float | None = Field(
+        None, ge=0, description="the critic's; None: weight_decay (DeepSpeed-Chat)"
+    )
 
     @model_validator(mode="after")
     def _rollouts_are_draws_from_the_policy(self) -> PPOConfig:
@@ -488,7 +508,7 @@ class ProbeConfig(SFTConfig):
 
     stage: Literal["probe"] = Field("probe", description="whose settings these are")
     cases: dict[str, dict[str, Any]] = Field(
-        min_length=1, description="by name, what a case changes: {'ZeRO 2': {'zero_stage': 2}}"
+        min_length=1, description="by name, what a case changes: `{'ZeRO 2': {'zero_stage': 2}}`"
     )
 
     @model_validator(mode="after")
