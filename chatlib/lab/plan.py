@@ -15,10 +15,10 @@ from pathlib import Path
 
 from chatlib.lab import runs
 from chatlib.lab.config import Lora, PPOConfig, StageConfig, TinyModel
-from chatlib.lab.deepspeed_json import all_deepspeed_json, resolve_dtype, zero_stage
+from chatlib.lab.deepspeed_json import BUCKET, Role, all_deepspeed_json, resolve_dtype, zero_stage
 from chatlib.lab.failures import LaunchError
 from chatlib.lab.nodes import Nodes
-from chatlib.lab.scaling import WIDTH, lora_weights, state_bytes
+from chatlib.lab.scaling import WIDTH, Parts, lora_weights, offloaded, state_bytes
 
 # ------------------------------------------------------------ command and environment
 
@@ -184,26 +184,61 @@ def trained(shapes: Shapes, lora: Lora | None) -> int:
     return lora_weights(adapted, lora.lora_dim)
 
 
-def memory(config: StageConfig, device: str) -> dict[str, int] | None:
+def states(config: StageConfig, device: str, role: Role, shapes: Shapes) -> Parts:
+    """Weights, gradients and optimizer states of one trained model, in bytes per rank."""
+    counts = trained(shapes, None), trained(shapes, config.of(role, "lora"))
+    dtype = resolve_dtype(config, device)
+    return state_bytes(*counts, config.ranks, zero_stage(config, role), dtype)
+
+
+def role_memory(config: StageConfig, device: str, role: Role, shapes: Shapes) -> Parts:
+    """Predicted bytes per rank for one trained model, and for the frozen one like it in PPO."""
+    dtype, stage, on_card = resolve_dtype(config, device), zero_stage(config, role), device != "cpu"
+    parts, weights = states(config, device, role, shapes), trained(shapes, None)
+    if config.offload and on_card:
+        parts = offloaded(parts, stage)[0]
+    if stage:  # where gradients wait to be reduced; a CPU pays only for what is written to
+        bucket = config.zero_bucket_size or BUCKET
+        parts["bucket"] = WIDTH[dtype] * (bucket if on_card else min(bucket, weights))
+    if role == "model":
+        return parts
+    away = role == "actor" and config.offload_reference_model
+    kept = state_bytes(weights, 0, config.ranks, 3 if away else stage, dtype)["weights"]
+    return parts | {"reference and reward model": 0 if away and on_card else kept}
+
+
+def memory(config: StageConfig, device: str) -> Parts | None:
     """Predicted bytes per rank by part; None when the model's size is not known here.
 
-    Activations come on top. Offloading moves the optimizer (stage 3: weights too) into the
-    host's memory, where a CPU rank has everything anyway.
+    Activations come on top. Offloading moves the optimizer (stage 3: weights too) and PPO's
+    reference into the host's memory, where a CPU rank has everything anyway.
     """
-    roles = {"actor": config.model} if isinstance(config, PPOConfig) else {"model": config.model}
-    if isinstance(config, PPOConfig):
-        roles["critic"] = config.reward_model
-    dtype, total, frozen = resolve_dtype(config, device), {"process": PROCESS}, 0
-    for role, model in roles.items():
-        shapes = shapes_of(model)
+    total = {"process": PROCESS}
+    for role, shapes in trained_models(config).items():
         if shapes is None:
             return None
-        weights = trained(shapes, None)
-        frozen += weights * WIDTH[dtype]
-        counts = weights, trained(shapes, config.of(role, "lora"))
-        parts = state_bytes(*counts, config.ranks, zero_stage(config, role), dtype)
-        total = {name: total.get(name, 0) + parts.get(name, 0) for name in {**total, **parts}}
-    return total | ({"reference and reward model": frozen} if len(roles) > 1 else {})
+        for name, size in role_memory(config, device, role, shapes).items():
+            total[name] = total.get(name, 0) + size
+    return total
+
+
+def trained_models(config: StageConfig) -> dict[Role, Shapes | None]:
+    """The shapes of the models that a stage trains."""
+    starts = dict.fromkeys(config.roles, config.model)
+    if isinstance(config, PPOConfig):
+        starts["critic"] = config.reward_model
+    return {role: shapes_of(model) for role, model in starts.items()}
+
+
+def checkpoint_bytes(config: StageConfig, device: str) -> int:
+    """Predicted bytes of a rank's part of a checkpoint; rank 0 adds PPO's moving average."""
+    size = 0
+    for role, shapes in trained_models(config).items():
+        parts = states(config, device, role, shapes)
+        size += parts["weights"] + parts["optimizer"]
+        if role == "actor" and config.enable_ema:
+            size += trained(shapes, None) * WIDTH[resolve_dtype(config, device)]
+    return size
 
 
 def mebibytes(size: float) -> str:
@@ -211,14 +246,19 @@ def mebibytes(size: float) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
-def describe(config: StageConfig, directory: Path, several: Nodes | None = None) -> str:
+def describe(
+    config: StageConfig,
+    directory: Path,
+    several: Nodes | None = None,
+    checkpoint: Path | None = None,
+) -> str:
     """Everything that `launch(config, dry_run=True)` prints. The port is chosen at the start."""
-    device = accelerator()
+    device, checkpoint = accelerator(), checkpoint and _near(checkpoint)
     here, wanted = _near(directory), environment(config.ranks, several)
     added = [f"{k}={v}" for k, v in wanted.items() if os.environ.get(k) != v]
     lines = [
         f"run          {here}",
-        f"command      {' '.join(command(here, config.ranks, 'PORT', None, several))}",
+        f"command      {' '.join(command(here, config.ranks, 'PORT', checkpoint, several))}",
         f"environment  {' '.join(added)}".replace(str(runs.root()), str(_near(runs.root()))),
         *([f"hosts        {several}"] if several else []),
         f"batch        {batch_line(config)}",
@@ -234,7 +274,7 @@ def _memory_lines(config: StageConfig, device: str) -> list[str]:
     if parts is None:
         return ["memory       unknown: a model is not on this machine, or not trained yet"]
     shown = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items())
-    held = parts["weights"] + parts["optimizer"]
+    held = checkpoint_bytes(config, device)
     kept = f"{config.keep_checkpoints} kept" if config.save_every else "none: save_every is 0"
     return [
         f"memory/rank  {mebibytes(sum(parts.values()))} = {shown}; activations come on top",

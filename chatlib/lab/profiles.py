@@ -166,7 +166,13 @@ PAIRS = Source(
 CHATS = Source(name="hub:HuggingFaceH4/ultrachat_200k@main#train_sft", format="messages")
 EVERY_LAYER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS = Lora(lora_dim=64, lora_alpha=128, lora_module_name=EVERY_LAYER)
-LONGER = {"max_seq_len": 1024, "records": 40_000, "dtype": "bf16", "gradient_checkpointing": True}
+LONGER = {
+    "max_seq_len": 1024,
+    "records": 40_000,
+    "dtype": "bf16",
+    "gradient_checkpointing": True,
+    "save_every": 50,  # what a machine that is taken away may cost, in steps
+}
 SHARDED = {"zero_stage": 3, **LONGER}
 
 
@@ -198,7 +204,7 @@ PROFILES = {
             "all": {**LONGER, "lora": ADAPTERS, "batch_size": 32, "gradient_accumulation_steps": 8},
             "sft": {"learning_rate": 2e-4, "steps": 700},
             "reward": {"learning_rate": 1e-4, "steps": 400},
-            "weak_reward": {"learning_rate": 1e-4},
+            "weak_reward": {"learning_rate": 1e-4, "records": 64, "held_out": 16},
             "ppo": {
                 "max_answer_tokens": 256,
                 "steps": 200,
@@ -249,6 +255,11 @@ def choose(name: str | Path | Profile | None = None) -> Profile:
         return found.model_copy(update={"gpus": plan.gpus()})
     if name == "cluster" and hosts:
         counts = list(nodes.parse(hosts).values())
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"the hosts of CHATLIB_HOSTS have unequal slots ({counts}), and `cluster` takes as "
+                "many GPUs of each; give all the same number, or set `ranks` in a profile"
+            )
         return found.model_copy(update={"nodes": len(counts), "gpus": counts[0]})
     return found
 
@@ -281,26 +292,23 @@ def _from_file(path: Path) -> Profile:
 
 
 def table() -> pandas.DataFrame:
-    """The profiles side by side, a column each."""
+    """The profiles and their recipes, a row each."""
     import pandas
 
-    columns = {}
+    rows = {}
     for name, found in PROFILES.items():
         first, last = recipe("sft", profile=found), recipe("ppo", profile=found)
-        model = "tiny, from scratch" if isinstance(first.model, TinyModel) else first.model
-        columns[name] = {
-            "machine": found.machine,
+        tiny = isinstance(first.model, TinyModel)
+        rows[name] = {
             "ranks": first.ranks,
-            "model": model,
-            "data": " + ".join(source.name for source in first.sources),
-            "ZeRO stage": first.zero_stage,
-            "offload": "reference model" if last.offload_reference_model else "-",
-            "LoRA rank": first.lora.lora_dim if first.lora else "-",
-            "number format": first.dtype,
-            "SFT batch x steps": f"{first.batch_size} x {first.steps}",
-            "PPO batch x steps": f"{last.batch_size} x {last.steps}",
+            "model": "tiny" if tiny else first.model.split("/")[-1],
+            "ZeRO": first.zero_stage,
+            "LoRA": first.lora.lora_dim if first.lora else "-",
+            "format": first.dtype,
+            "SFT": f"{first.steps} x {first.batch_size}",
+            "PPO": f"{last.steps} x {last.batch_size}",
         }
-    return pandas.DataFrame(columns)
+    return pandas.DataFrame.from_dict(rows, orient="index")
 
 
 # ------------------------------------------------------------------- what pages call

@@ -70,11 +70,13 @@ def ppo_bytes(
     dtype: str,
     trained: tuple[int, int] | None = None,
     offload: bool = False,
+    offload_reference: bool = False,
 ) -> dict[str, Parts]:
     """Bytes that a rank's device holds for PPO's four models, by model.
 
     ``trained`` are the weights of actor and critic that get a gradient (LoRA: the adapters');
-    all by default. Reference and reward model are frozen: weights, divided at stage 3 only.
+    all by default. Reference and reward model are frozen: weights, divided at stage 3 only. An
+    offloaded reference lies in host memory.
     """
     of_actor, of_critic = trained or (actor, critic)
     models = {
@@ -83,7 +85,7 @@ def ppo_bytes(
     }
     if offload:
         models = {name: offloaded(parts, stage)[0] for name, parts in models.items()}
-    frozen = {"reference": actor, "reward model": critic}
+    frozen = {"reference": 0 if offload_reference else actor, "reward model": critic}
     return models | {
         name: state_bytes(size, 0, ranks, stage, dtype) for name, size in frozen.items()
     }
@@ -194,6 +196,7 @@ def estimate(
     price: float,
     recompute: bool = False,
     offload: bool = False,
+    offload_reference: bool = False,
     trained: tuple[int, int] | None = None,
 ) -> Estimate:
     """The calculator: memory, time and cost of one epoch of PPO in 16 bits.
@@ -201,6 +204,7 @@ def estimate(
     ``answers`` of ``tokens`` with their prompts; ``tflops`` are effective ones a GPU, generation
     and training together; activations and the generation cache come on top of the bytes.
     """
-    models = ppo_bytes(actor, critic, gpus, stage, "bf16", trained, offload)
+    away = offload, offload_reference
+    models = ppo_bytes(actor, critic, gpus, stage, "bf16", trained, *away)
     time = hours(answers * ppo_flops(actor, critic, tokens, recompute), gpus, tflops)
     return Estimate(total(models), time, cost(time, gpus, price))

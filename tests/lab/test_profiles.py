@@ -45,6 +45,8 @@ def test_a_large_profile_carries_every_recipe(name):
     assert {key for key in one if one[key] != two[key]} == {"kl_ctl"}
     assert configs["ppo"].model == f"run:{runs.run_name(configs['sft'])}"
     assert configs["ppo"].reward_model == f"run:{runs.run_name(configs['reward'])}"
+    assert all(config.save_every for config in configs.values())  # machines are taken away
+    assert configs["weak_reward"].records < configs["reward"].records / 10
     laptop = profiles.recipe("sft", profile="laptop")
     assert runs.run_name(configs["sft"]) != runs.run_name(laptop)
 
@@ -56,9 +58,10 @@ def test_four_models_leave_a_quarter_of_the_card_for_activations(name, card):
     assert f"of {card} GB" in profiles.PROFILES["node" if name == "cluster" else name].machine
     size = round(float(re.search(r"-([\d.]+)B", at.model)[1]) * 1e9)
     trained = size // 20 if config.lora else size
-    parts = scaling.state_bytes(size, trained, config.ranks, config.zero_stage, config.dtype)
-    whole = 1 if config.offload_reference_model else 2  # frozen models that lie on every card
-    assert 2 * sum(parts.values()) + whole * 2 * size < 0.75 * card * 1e9
+    how = config.ranks, config.zero_stage, config.dtype, (trained, trained)
+    away = config.offload, config.offload_reference_model
+    held = scaling.ppo_bytes(size, size, *how, *away)
+    assert scaling.total(held) < 0.75 * card * 1e9
 
 
 def test_changes_win_over_the_profile():
@@ -154,11 +157,18 @@ def test_a_file_that_is_no_profile(tmp_path, text, sentence):
         profiles.choose(path)
 
 
-def test_the_table_has_a_column_for_each_profile():
+def test_the_table_has_a_row_for_each_profile():
     table = profiles.table()
-    assert list(table) == ["laptop", "gpu", "node", "cluster"]
-    assert table.loc["ranks"].tolist() == [2, 1, 8, 16]
+    assert list(table.index) == ["laptop", "gpu", "node", "cluster"]
+    assert table["ranks"].tolist() == [2, 1, 8, 16]
     assert not table.isna().any().any()
+
+
+def test_unequal_hosts_are_refused(monkeypatch, tmp_path):
+    (tmp_path / "hostfile").write_text("node1 slots=8\nnode2 slots=4\n")
+    monkeypatch.setenv("CHATLIB_HOSTS", str(tmp_path / "hostfile"))
+    with pytest.raises(ValueError, match=r"unequal slots \(\[8, 4\]\).*give all the same number"):
+        profiles.choose()
 
 
 # ------------------------------------------------------- a page under another profile

@@ -139,6 +139,11 @@ def test_offloaded_ppo_keeps_no_optimizer_on_the_device():
     assert models["actor"] == {"weights": 2000, "gradients": 2000, "optimizer": 0}
 
 
+def test_an_offloaded_reference_is_not_on_the_device():
+    here, away = (scaling.ppo_bytes(1000, 100, 8, 3, "bf16", offload_reference=x) for x in (0, 1))
+    assert scaling.total(here) - scaling.total(away) == here["reference"]["weights"] == 250
+
+
 def test_the_calculator_is_the_product_of_its_parts():
     found = scaling.estimate(
         1000, 100, 2, 0, answers=3, tokens=10, tflops=1e-9, price=5.0, recompute=True

@@ -50,6 +50,16 @@ def test_ppo_counts_four_models_and_its_own_batches(home):
     parts = plan.memory(ppo, "cpu")
     assert parts["reference and reward model"] == parts["weights"] == 8000
     assert parts["optimizer"] == 16000
+    sharded = PPOConfig(**ppo.model_dump() | {"zero_stage": 3, "offload_reference_model": True})
+    assert plan.memory(sharded, "cpu")["reference and reward model"] == 4000
+    on_card = plan.memory(sharded, "cuda")
+    assert on_card["reference and reward model"] == 1000  # bf16, one of two, half of it
+    assert on_card["bucket"] == 2 * 2 * 50_000_000
+    thrifty = PPOConfig(**sharded.model_dump() | {"offload": True})
+    assert plan.memory(thrifty, "cuda")["optimizer"] == 0
+    assert plan.checkpoint_bytes(thrifty, "cuda") == 2 * 1000 // 2 * (2 + 12)
+    averaged = PPOConfig(**thrifty.model_dump() | {"enable_ema": True})
+    assert plan.checkpoint_bytes(averaged, "cuda") == 14000 + 2 * 1000
     assert plan.batch_line(ppo).startswith("16 micro x 1 accumulation x 2 ranks = 32 examples")
     assert "64 answers and 4 optimizer steps an iteration" in plan.batch_line(ppo)
     documents = all_deepspeed_json(ppo.model_copy(update={"critic_zero_stage": 3}), "cpu")
