@@ -98,7 +98,8 @@ def launch(
 
     A run that was begun on another number of ranks can be resumed, too: DeepSpeed's universal
     checkpoint shares its state out anew. Its loss goes on as it would have; what is drawn at
-    random does not (`chatlib.train.engine.restore`).
+    random does not (`chatlib.train.engine.restore`). Where several numbers of ranks have
+    checkpoints, that of the most steps is taken.
 
     `hosts` names several machines: a DeepSpeed hostfile's path, or its lines (`"node1 slots=8"`);
     None stands for `$CHATLIB_HOSTS`, or for this machine alone. DeepSpeed starts their ranks
@@ -106,8 +107,8 @@ def launch(
     ...). The folder of runs must be on a file system that all machines share under one path.
     Over ssh, ranks on other machines outlive a killed launching process by two minutes.
 
-    Raises `RankFailed`, `RankStuck` or `LaunchError`, but ends every process it started
-    first, also when it is interrupted.
+    Raises `RankFailed`, `RankStuck` or `LaunchError`, and their base `RunError` where a model or
+    a source is missing; but it ends every process it started first, also when it is interrupted.
     """
     if ranks is not None:
         config = type(config).model_validate({**config.model_dump(), "ranks": ranks})
@@ -115,7 +116,8 @@ def launch(
     prints = runs.fingerprints(config)
     run = runs.run_of(config, prints)
     if dry_run:
-        print(plan.describe(config, run.directory, several))
+        checkpoint = planned_checkpoint(run, config, prints) if resume else None
+        print(plan.describe(config, run.directory, several, checkpoint))
     elif not run.complete:
         for model in runs.models_of(config):
             runs.resolve(model)  # a missing one is told now, not by a rank
@@ -133,7 +135,8 @@ def _lead(job: Job) -> None:
     earlier = run_to_continue(job.run, job.config, job.prints) if job.resume else None
     with claimed(job.run.directory):
         if not job.run.complete:  # another process may have finished it in between
-            if earlier:
+            require_unchanged(job.run.directory, job.config)
+            if earlier not in (None, job.run):
                 adopt(job.run.directory, earlier)
             _train(job)
 
@@ -159,7 +162,7 @@ def _join(job: Job) -> None:
 def _train(job: Job) -> None:
     """The launch proper, with its outcome written into the manifest."""
     run, started = job.run, time.time()
-    checkpoint = prepare(run.directory, job.config, job.resume)
+    checkpoint = prepare(run.directory, job.resume)
     outcome = {"status": "failed"}
     try:
         with writable(run.directory):
@@ -238,30 +241,41 @@ def _wait_for_old_ranks(directory: Path, seconds: float = 10.0) -> None:
         time.sleep(POLL)
 
 
-def run_to_continue(run: Run, config: StageConfig, prints: dict[str, str]) -> Run | None:
-    """The unfinished run of other ranks that `resume` means; None where `run` itself was begun.
+def planned_checkpoint(run: Run, config: StageConfig, prints: dict[str, str]) -> Path | None:
+    """Where the checkpoint lies, or will lie, from which `resume` continues."""
+    source = run_to_continue(run, config, prints)
+    found = source and runs.newest_checkpoint(source.directory)
+    return found and runs.checkpoint_path(run.directory, runs.checkpoint_step(found))
 
-    Only how a step's examples are shared out may differ (`SHARING`). A configuration with any
-    other change has another directory, and under `resume` that is hardly meant.
+
+def run_to_continue(run: Run, config: StageConfig, prints: dict[str, str]) -> Run | None:
+    """The unfinished run that `resume` means: `run`, or that of other ranks which got further.
+
+    None where there is no checkpoint. Only how a step's examples are shared out may differ
+    (`SHARING`); with another change a run is another one, and if `run` was not begun either,
+    that is hardly what was meant.
     """
-    if run.config:
-        return None
     wanted, refused = config.model_dump(mode="json"), ""
-    found: dict[int, Run] = {}  # by the step of the newest checkpoint
-    for other in map(Run, sorted(run.directory.parent.glob(f"{config.stage}-*"))):
-        checkpoint = None if other.complete else runs.newest_checkpoint(other.directory)
-        if not checkpoint:
-            continue
+    found: dict[Run, int] = {}
+    for other, step in _unfinished(run.directory.parent, config.stage):
         changed = [k for k in wanted if other.config.get(k) != wanted[k]]
-        if SHARING.issuperset(changed) and other.manifest.get("data") == prints:
-            found[runs.checkpoint_step(checkpoint)] = other
+        same = SHARING.issuperset(changed) and other.manifest.get("data") == prints
+        if other == run or (same and not (run.config and runs.is_held(other.directory))):
+            found[other] = step
         refused = refused or (
             f"nothing to resume with these settings; the unfinished run {other.name} differs in "
             f"{', '.join(changed) or 'its data'}: restore that, or launch without resume"
         )
-    if refused and not found:
+    if refused and not found and not run.config:
         raise LaunchError(refused)
-    return found[max(found)] if found else None
+    return max(found, key=lambda other: (found[other], other == run), default=None)
+
+
+def _unfinished(folder: Path, stage: str) -> Iterator[tuple[Run, int]]:
+    """Runs of a stage that can be continued, and the step of each one's newest checkpoint."""
+    for run in map(Run, sorted(folder.glob(f"{stage}-*"))):
+        if not run.complete and (whole := runs.whole_checkpoints(run.directory)):
+            yield run, runs.checkpoint_step(whole[-1])
 
 
 def adopt(directory: Path, other: Run) -> None:
@@ -282,8 +296,8 @@ def adopt(directory: Path, other: Run) -> None:
             runs.write_json(directory / "manifest.json", {"continues": begun})
 
 
-def prepare(directory: Path, config: StageConfig, resume: bool) -> Path | None:
-    """Make room for a launch; returns the checkpoint to continue from, or None."""
+def require_unchanged(directory: Path, config: StageConfig) -> None:
+    """Raise `LaunchError` where somebody has edited the configuration of a run that was begun."""
     wanted, found = config.model_dump(mode="json"), runs.read_json(directory / "config.json")
     if found and found != wanted:
         changed = [k for k in wanted if found.get(k) != wanted[k]]
@@ -291,6 +305,10 @@ def prepare(directory: Path, config: StageConfig, resume: bool) -> Path | None:
             f"{directory / 'config.json'} was changed after the run had started "
             f"({', '.join(changed)}); launch the changed configuration as a run of its own"
         )
+
+
+def prepare(directory: Path, resume: bool) -> Path | None:
+    """Make room for a launch; returns the checkpoint to continue from, or None."""
     checkpoint = runs.newest_checkpoint(directory)
     if checkpoint and not resume:
         raise LaunchError(

@@ -420,6 +420,11 @@ def is_whole(checkpoint: Path) -> bool:
     )
 
 
+def whole_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints of the run in `directory` that can be continued from, oldest first."""
+    return [path for path in _checkpoints(directory / "checkpoint") if is_whole(path)]
+
+
 def newest_checkpoint(directory: Path) -> Path | None:
     """The last whole checkpoint of the run in `directory`; warns of each torn one it skips."""
     folder = directory / "checkpoint"

@@ -32,11 +32,11 @@ def test_a_launch_keeps_the_run_contract_and_is_found_again(home):
     assert not processes_of(home)
 
 
-def unfinished(settings, checkpoint=None):
+def unfinished(settings, checkpoint=None, **facts):
     directory = run_of(settings).directory
     directory.mkdir(parents=True)
     runs.write_json(directory / "config.json", settings.model_dump(mode="json"))
-    runs.write_json(directory / "manifest.json", {"status": "running"})
+    runs.write_json(directory / "manifest.json", {"status": "running", **facts})
     if checkpoint:
         temporary = runs.checkpoint_path(directory, checkpoint).with_suffix(".tmp")
         temporary.mkdir(parents=True)
@@ -95,6 +95,51 @@ def test_a_changed_config_under_resume(home):
     name = run_of(other).name
     refused(f"unfinished run {name} differs in seed, learning_rate: restore that", resume=True)
     assert not run_of(config()).directory.exists()
+
+
+@pytest.fixture
+def by_one_rank(home):
+    """The same stage, begun by two ranks (40 steps) and carried further by one (60 steps)."""
+    settings = config(ranks=1)
+    for begun, step in ((config(), 40), (settings, 60)):
+        directory = unfinished(begun, checkpoint=step, data=runs.fingerprints(begun))
+        (directory / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
+    return run_of(settings)
+
+
+def test_a_dry_run_names_the_checkpoint_of_the_run_that_got_furthest(by_one_rank, capsys):
+    def printed(**options):
+        launch(config(), dry_run=True, **options)
+        return capsys.readouterr().out
+
+    own = f"{run_of(config()).name}/checkpoint/step-000000"
+    assert f"{own}60\n" in printed(resume=True)
+    assert f"{by_one_rank.name}/checkpoint/step-00000060\n" in printed(resume=True, ranks=1)
+    assert "--checkpoint" not in printed()
+    with open(by_one_rank.directory / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # it goes on by itself
+        assert f"{own}40\n" in printed(resume=True)
+
+
+def test_resume_takes_over_from_the_run_that_got_furthest(by_one_rank, monkeypatch):
+    monkeypatch.setattr(launching, "_train", lambda job: None)
+    run = launch(config(), resume=True)
+    assert [path.name for path in (run.directory / "checkpoint").iterdir()] == ["step-00000060"]
+    assert run.manifest["continues"] == {"run": by_one_rank.name, "ranks": 1, "step": 60}
+    assert list(run.metrics.step) == [60]
+
+
+def test_an_edited_config_is_not_overwritten_by_taking_over(by_one_rank):
+    directory = run_of(config()).directory
+    edited = {**config().model_dump(mode="json"), "learning_rate": 1.0}
+    (directory / "config.json").write_text(json.dumps(edited))
+    refused(r"config.json was changed after .* \(learning_rate\)", resume=True)
+    assert runs.read_json(directory / "config.json") == edited
+
+
+def test_a_dry_run_of_resuming_finds_nothing_to_continue(home, capsys):
+    launch(config(), resume=True, dry_run=True)
+    assert "--checkpoint" not in capsys.readouterr().out and list(home.iterdir()) == []
 
 
 def state(rank, **facts):
