@@ -8,7 +8,8 @@ import pandas as pd
 
 from chatlib.data import shop
 
-# error type: (part of the judge's score, below this value it is an error)
+# error type: (part of the judge's score, below this value it is an error). "too long" is more than
+# 26 words; it also counts answers of two words or fewer, to which the judge gives no concision.
 ERRORS = {
     "incomplete": ("facts", 2.0),
     "invented fact": ("invented", 0.0),

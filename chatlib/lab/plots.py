@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, "Color universal design"; black first, yellow (faint on white) left out
+# Okabe and Ito 2008, "Color universal design"; black last, yellow (faint on white) left out
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")  # besides the colours, for print and for any eye
 WIDTH = 5.6  # inches; at 360 pixels a 10-point letter is still 9 pixels high

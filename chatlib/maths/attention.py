@@ -47,7 +47,8 @@ def attention(Q: Tensor, K: Tensor, V: Tensor, mask: Tensor | None = None) -> tu
     """Scaled dot-product attention: ``softmax(Q K^T / sqrt(d) + M) V``.
 
     Q is (..., T, d), K is (..., S, d), V is (..., S, d_v), mask broadcasts to (..., T, S).
-    Returns the output (..., T, d_v) and the weights (..., T, S), whose rows sum to 1.
+    Returns the output (..., T, d_v) and the weights (..., T, S), whose rows sum to 1, or to 0 for
+    a query that may look nowhere.
     Source: Vaswani et al. 2017, equation 1.
     """
     weights = masked_softmax(attention_scores(Q, K), mask)
