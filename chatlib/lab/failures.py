@@ -21,8 +21,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # pass on, and two of torch.save, which tells only that its stream took fewer bytes than it gave.
 DISK_FULL = (*map(os.strerror, FULL), "iostream error", "unexpected pos")
 PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
+PEER_LOST = "another rank did not finish"  # what our own worker says when it waited in vain
 # What a rank says when it fails only because another one has gone.
 SECONDARY = (
+    PEER_LOST,
     "closed by peer",
     "reset by peer",
     "Broken pipe",
@@ -142,7 +144,8 @@ def stuck(
     """The error of a launch without progress, after every rank here has dumped its stacks.
 
     `silent` holds the seconds since each rank's last heartbeat, `hosts` the machine of each
-    rank where there are several.
+    rank where there are several. Ranks that were started over ssh dump theirs when they are
+    dismissed, too late for this message to say in which line they were.
     """
     places = [f" on {host}" for host in hosts] or [""] * len(states)
     for pid in live_ranks(run.directory):
@@ -168,9 +171,9 @@ def _innermost(directory: Path, rank: int) -> str:
     try:
         text = (directory / "log" / f"rank{rank}.stack.txt").read_text()
     except OSError:
-        return "an unknown place"
+        return "a place not known here"
     frames = text[max(0, text.rfind("Current thread")) :].splitlines()[1:]
-    return frames[0].strip() if frames else "an unknown place"
+    return frames[0].strip() if frames else "a place not known here"
 
 
 def _tail(path: Path, lines: int = 15) -> str:

@@ -279,7 +279,7 @@ def _unfinished(folder: Path, stage: str) -> Iterator[tuple[Run, int]]:
 
 
 def adopt(directory: Path, other: Run) -> None:
-    """Give a new run another's newest checkpoint, its metrics, and a note of where they are from.
+    """Give a run another's newest checkpoint, its metrics, and a note of where they are from.
 
     A copy: whatever becomes of the other run, and of the first attempt, this one can go on.
     """

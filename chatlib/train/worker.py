@@ -23,6 +23,7 @@ import traceback
 from pathlib import Path
 
 from chatlib.lab import config, nodes, runs
+from chatlib.lab.failures import PEER_LOST
 
 STAGES = {name: f"chatlib.train.{name}" for name in config.LAUNCHED}
 KIB = 1024  # ru_maxrss is in KiB on Linux
@@ -42,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         return supervise(child, runs.state_path(options.run, rank))
     code = 1
     try:
-        end_with_the_launcher(options.run)
         dump_stacks_on_signal(options.run / "log" / f"rank{rank}.stack.txt")
+        end_with_the_launcher(options.run)
         code = run_rank(runs.Recorder(options.run, rank, world, options.checkpoint))
     except BaseException:  # sys.exit, or nothing that could carry a report
         traceback.print_exc()
@@ -113,6 +114,7 @@ def end_with_the_launcher(directory: Path) -> None:
     def wait() -> None:
         if attached == "announcement":
             nodes.await_dismissal(directory)
+            faulthandler.dump_traceback(_stacks)  # no signal reaches a rank on another machine
         else:
             while os.read(0, 1):
                 pass
@@ -138,7 +140,7 @@ def complete(recorder: runs.Recorder, summary: dict) -> None:
             break
         failed = [s["rank"] for s in states if s.get("status") in ("failed", "ended")]
         if failed:
-            raise RuntimeError(f"Connection closed by peer: rank {failed[0]} did not finish")
+            raise RuntimeError(f"{PEER_LOST}: rank {failed[0]}")
         time.sleep(0.02)
     path = recorder.directory / "manifest.json"
     manifest = runs.read_json(path)

@@ -1,21 +1,27 @@
 """One rank without a launcher: how it ends is written down, and its exit code tells."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from launches import config
 
-from chatlib.lab import runs
+from chatlib.lab import failures, nodes, runs
+from chatlib.train import worker
 
 
-def work(home, fault=""):
+def start(home, **environment):
     (home / "log").mkdir()
     runs.write_json(home / "config.json", config(ranks=1).model_dump(mode="json"))
     command = [sys.executable, "-m", "chatlib.train.worker", "--run", str(home)]
-    environment = os.environ | {"CHATLIB_FAULT": fault}
-    code = subprocess.run(command, env=environment, timeout=60).returncode
+    return subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
+
+
+def work(home, fault=""):
+    code = start(home, CHATLIB_FAULT=fault).wait(timeout=60)
     return code, runs.read_json(runs.state_path(home, 0))
 
 
@@ -51,3 +57,24 @@ def test_a_bad_fault_is_told_by_the_log(home):
     code, state = work(home, "rank=x")
     assert code and state["status"] == "ended"
     assert "CHATLIB_FAULT is 'rank=x'" in (home / "log" / "rank0.txt").read_text()
+
+
+def test_a_rank_that_was_started_over_ssh_dumps_its_stacks_when_dismissed(home):
+    nodes.announce(home, 29500, None)
+    rank = start(home, CHATLIB_ATTACHED="announcement", LIGHT_SECONDS="60")
+    while not runs.read_metrics(home / "metrics.jsonl"):
+        assert rank.poll() is None
+        time.sleep(0.05)
+    nodes.dismiss(home)
+    assert rank.wait(timeout=60) == -signal.SIGKILL
+    assert "light_stage.py" in (home / "log" / "rank0.stack.txt").read_text()
+
+
+def test_a_rank_that_waits_for_one_that_failed_says_that_it_is_not_the_cause(home):
+    (home / "log").mkdir()
+    recorder = runs.Recorder(home, 0, 2)
+    runs.write_state(runs.state_path(home, 1), {"rank": 1, "status": "ended", "time": 1e12})
+    with pytest.raises(RuntimeError, match="another rank did not finish: rank 1") as caught:
+        worker.complete(recorder, {})
+    recorder.report(status="failed", error=str(caught.value), traceback="")
+    assert failures.failure(runs.Run(home), 2, 1).rank == 1
