@@ -42,7 +42,7 @@ def word_spans(text: str, language: str | None = None) -> list[tuple[int, int]]:
         return [match.span() for match in _WORD.finditer(text)]
     if language != "zh":
         raise ValueError(f"language {language!r} is unknown; use en or zh")
-    return [(i, j) for word, i, j in _jieba().tokenize(text) if word.strip()]
+    return [(i, j) for word, i, j in dictionary().tokenize(text) if word.strip()]
 
 
 def words(text: str, language: str | None = None) -> list[str]:
@@ -50,7 +50,7 @@ def words(text: str, language: str | None = None) -> list[str]:
     return [text[i:j] for i, j in word_spans(text, language)]
 
 
-def _jieba():
+def dictionary():
     """jieba, silent; its dictionary is loaded at first use (about a second)."""
     import jieba
 
@@ -65,11 +65,6 @@ def without_stop_words(text: str) -> str:
 
 
 # --- byte-pair encoding
-
-
-def word_counts(texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs in the texts."""
-    return Counter(word for text in texts for word in words(text))
 
 
 def learn_merges(counts: Mapping[str, int], n: int) -> list[tuple[str, str]]:

@@ -179,9 +179,9 @@ def find_entities(tagger: DecisionList, text: str) -> list[Span]:
 
 def chinese_classes(text: str) -> list[tuple[str, str]]:
     """Words and classes of a Chinese text by jieba (ICTCLAS tags: n noun, v verb, r pronoun)."""
-    from chatlib.data.segment import _jieba
+    from chatlib.data.segment import dictionary
 
-    _jieba()
+    dictionary()
     import jieba.posseg
 
     return [(pair.word, pair.flag) for pair in jieba.posseg.cut(text) if pair.word.strip()]

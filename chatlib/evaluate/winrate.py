@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 
 class Interval(NamedTuple):
@@ -80,18 +79,3 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float], **options: float) -
 def mean_difference(ours: Sequence[float], theirs: Sequence[float], **options: float) -> Interval:
     """Mean of ours - theirs over the same prompts, with its interval (pairs resampled)."""
     return interval(_pairs(ours, theirs), **options)
-
-
-def win_rates_by(
-    groups: Sequence[str], ours: Sequence[float], theirs: Sequence[float], **options: float
-) -> pd.DataFrame:
-    """Win rates within each group (an intent, say), and over ``all``: one row each.
-
-    Columns ``value``, ``low``, ``high``, ``n``. Groups of one prompt have no interval and
-    are left out of the rows, but count in ``all``.
-    """
-    won, names = wins(ours, theirs), np.asarray(groups)
-    sizes = {name: int((names == name).sum()) for name in sorted(set(groups))}
-    rows = {name: interval(won[names == name], **options) for name, n in sizes.items() if n > 1}
-    rows["all"] = interval(won, **options)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=Interval._fields)

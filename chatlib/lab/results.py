@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
+
+from chatlib.lab import runs
 
 VARIABLE = "CHATLIB_RESULTS"
 
@@ -65,12 +66,8 @@ def read(path: Path) -> dict:
 def write(path: Path, tree: dict) -> None:
     """Replace `path` by the JSON of `tree` in one step: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-    ) as file:
-        json.dump(tree, file, indent=1, sort_keys=True, ensure_ascii=False)
-        file.write("\n")
-    os.replace(file.name, path)
+    text = json.dumps(tree, indent=1, sort_keys=True, ensure_ascii=False)
+    runs.write_atomically(path, text + "\n")
 
 
 def _plain(key: str, value: object) -> object:

@@ -17,7 +17,7 @@ from chatlib.data import collate, shop, sources, template
 from chatlib.data.schema import Preference
 from chatlib.lab.config import RewardConfig
 from chatlib.lab.runs import Recorder
-from chatlib.maths.preference import pairwise_accuracy, pairwise_loss
+from chatlib.maths.preference import bayes_accuracy, pairwise_accuracy, pairwise_loss
 from chatlib.train import engine, models, rollout
 from chatlib.train.models import TokenScorer
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops
@@ -207,8 +207,8 @@ def held_out_figures(chosen: Tensor, rejected: Tensor, records: list[Preference]
     """Accuracy on pairs not trained on; with a known judge, the best accuracy there could be."""
     figures = {"held_out_accuracy": pairwise_accuracy(chosen, rejected).item()}
     if all("gold" in r.meta for r in records):
-        p = torch.tensor([shop.preference_probability(*r.meta["gold"]) for r in records])
-        bayes = torch.maximum(p, 1 - p).mean().item()
+        gold = torch.tensor([r.meta["gold"] for r in records]).T
+        bayes = bayes_accuracy(*gold, shop.TEMPERATURE).item()
         figures["bayes_accuracy"] = bayes
         figures["chance_to_bayes"] = (figures["held_out_accuracy"] - 0.5) / (bayes - 0.5)
     return figures

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import time
@@ -12,19 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatlib.lab import plan
+
 THREADS = 2
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 LAUNCH = {  # this process is a launch of one rank; a peer must not take itself for a part of it
     "MASTER_ADDR": "127.0.0.1",
-    "MASTER_PORT": str(free_port()),
+    "MASTER_PORT": str(plan.free_port()),
     "RANK": "0",
     "LOCAL_RANK": "0",
     "WORLD_SIZE": "1",

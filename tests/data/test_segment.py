@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -79,7 +80,7 @@ def test_merges_equal_those_of_the_library():
     texts = [m["content"] for d in shop.demonstrations(100) for m in d.messages]
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    counts = segment.word_counts(texts)
+    counts = Counter(word for text in texts for word in segment.words(text))
     alphabet = {c for word in counts for c in word}
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=len(alphabet) + 200, show_progress=False, min_frequency=0

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from chatlib.evaluate import winrate
-from chatlib.evaluate.winrate import interval, mean_difference, win_rate, win_rates_by
+from chatlib.evaluate.winrate import interval, mean_difference, win_rate
 
 
 def test_ties_count_half():
@@ -50,13 +50,6 @@ def test_pairs_are_resampled_whole():
 
 def test_equal_values_have_an_interval_of_width_zero():
     assert interval([0.5] * 9) == (0.5, 0.5, 0.5, 9)
-
-
-def test_rates_by_group_and_overall():
-    table = win_rates_by(["b", "a", "b", "a", "c"], [1, 1, 1, 0, 1], [0, 0, 0, 1, 0])
-    assert list(table.index) == ["a", "b", "all"]  # c has one prompt
-    assert table["value"].tolist() == [0.5, 1.0, 0.8]
-    assert table["n"].tolist() == [2, 2, 5]
 
 
 @pytest.mark.parametrize(
