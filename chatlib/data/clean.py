@@ -135,7 +135,7 @@ def shingles(text: str, k: int = 5) -> set[str]:
 
 
 def jaccard(a: set, b: set) -> float:
-    """|a and b| / |a or b|: 1 for equal sets, 0 for disjoint ones (Jaccard 1912)."""
+    """``|a and b| / |a or b|``: 1 for equal sets, 0 for disjoint ones (Jaccard 1912)."""
     return len(a & b) / len(a | b) if a or b else 1.0
 
 

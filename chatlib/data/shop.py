@@ -417,9 +417,9 @@ def judge(meta: dict, text: str) -> Score:
 
     ``meta`` is `Scenario.meta`. Parts: facts +2 (share delivered), each invented fact -1 (at
     most two), leak -2, wrong refusal -1, salutation with the customer's name +1, rudeness
-    -1.5, exactly one closing +.5, concision +.5 less .06 a word beyond 26, repetition -1, an
-    unfinished ending -1. The gate: an answer that stutters or is less fluent than
-    `FLUENT_ENOUGH` keeps no credit and loses 1 more.
+    -1.5, exactly one closing +.5, concision +.5 less .06 a word beyond 26 (at least -2; 0 for an
+    answer of two words or fewer), repetition -1, an unfinished ending -1. The gate: an answer
+    that stutters or is less fluent than `FLUENT_ENOUGH` keeps no credit and loses 1 more.
     """
     text = unicodedata.normalize("NFC", text.strip())
     count = len(re.findall(r"\w+", text))
@@ -471,7 +471,7 @@ def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialog
 
 
 def preference_probability(gold_a: float, gold_b: float) -> float:
-    """P(an annotator prefers a) = sigmoid((gold_a - gold_b) / T): Bradley and Terry 1952."""
+    """P(an annotator prefers a) = sigmoid((gold_a - gold_b) / tau): Bradley and Terry 1952."""
     return 1.0 / (1.0 + math.exp(-(gold_a - gold_b) / TEMPERATURE))
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 class Profile(Strict):
     """A machine, and what is trained on it instead of the laptop's tiny model."""
 
-    name: str
+    name: str = Field(description="what `CHATLIB_PROFILE` calls it")
     machine: str = Field(description="what it needs, in words")
     nodes: int = Field(1, ge=1, description="machines")
     gpus: int = Field(0, ge=0, description="GPUs of each machine; 0: ranks share the CPU")
@@ -143,7 +143,7 @@ def overoptimised(seed: int, at: Profile, **changes) -> PPOConfig:
 def control(seed: int, at: Profile, **changes) -> PPOConfig:
     """As `overoptimised`, but for beta."""
     own = at.settings.get("control", {})
-    return overoptimised(seed, at, **{"kl_ctl": 0.2} | own | changes)
+    return overoptimised(seed, at, **{"kl_ctl": 0.5} | own | changes)
 
 
 RECIPES: dict[str, Callable[..., StageConfig]] = {
