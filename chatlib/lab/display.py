@@ -1,9 +1,9 @@
-"""Live progress of a launch: one bar with one figure, in place, and nothing left behind.
+"""Live progress of a launch: one bar with one figure in a notebook, lines of text elsewhere.
 
-`$CHATLIB_PROGRESS` picks the way: `bar`, `plain` (a line every few seconds) or `none`. By
-default a terminal and a notebook in front of a person get the bar, another stream gets plain
-lines, and a notebook executed by nbconvert or nbval gets nothing, so that its stored outputs
-stay the same. Plain lines are also written to the file `$CHATLIB_PROGRESS_FILE`, if it is set.
+`$CHATLIB_PROGRESS` picks the way: `bar` (in a notebook), `plain` (a line every few seconds) or
+`none`. By default a notebook in front of a person gets the bar; a terminal gets lines, and so
+does the terminal in which nbconvert or nbval executes a notebook. Nothing is left in stored
+outputs. Plain lines are also written to the file `$CHATLIB_PROGRESS_FILE`, if it is set.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-FIGURES = ("loss", "score", "kl", "gold")  # shown when a step has them
-CURVES = ("gold", "score", "loss")  # the first that a step has is drawn
+FIGURES = ("loss", "score", "kl", "gold")  # shown, each with its curve, when a run has them
 PLAIN_SECONDS, FILE_SECONDS = 10.0, 1.0  # between two lines
 WAYS = ("bar", "plain", "none")
 
@@ -31,29 +30,19 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
-def figures(row: dict) -> str:
-    """The figures worth watching, as text."""
-    return "  ".join(f"{k} {row[k]:.3f}" for k in FIGURES if isinstance(row.get(k), float))
+def figures(rows: list[dict]) -> dict[str, list[float]]:
+    """The values so far of each figure worth watching; not every row has them."""
+    values = {k: [row[k] for row in rows if isinstance(row.get(k), float)] for k in FIGURES}
+    return {name: found for name, found in values.items() if found}
 
 
-class TerminalBar:
-    """A tqdm bar on standard error that vanishes at the end."""
-
-    def __init__(self, name: str, steps: int):
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=steps, desc=name, leave=False, dynamic_ncols=True)
-
-    def update(self, rows: list[dict]) -> None:
-        self.bar.n = rows[-1]["step"]
-        self.bar.set_postfix_str(figures(rows[-1]))
-
-    def close(self) -> None:
-        self.bar.close()
+def newest(rows: list[dict]) -> str:
+    """The last value of each figure, as text."""
+    return "  ".join(f"{name} {values[-1]:.3f}" for name, values in figures(rows).items())
 
 
 class NotebookBar:
-    """A bar with a small curve in the cell's output, redrawn in place at most once a second."""
+    """A bar with small curves in the cell's output, redrawn in place at most once a second."""
 
     def __init__(self, name: str, steps: int):
         from IPython.display import display
@@ -76,32 +65,34 @@ class Lines:
 
     def __init__(self, name: str, steps: int, seconds: float, write: Callable[[str], object]):
         self.name, self.steps, self.seconds, self.write = name, steps, seconds, write
-        self.last = time.monotonic()
+        self.step, self.last = 0, time.monotonic()
         write(f"{name}: starting")
 
     def update(self, rows: list[dict]) -> None:
-        step = rows[-1]["step"]
-        if time.monotonic() - self.last > self.seconds or step == self.steps:
-            self.last = time.monotonic()
-            self.write(f"{self.name}: step {step}/{self.steps}  {figures(rows[-1])}")
+        step, waited = rows[-1]["step"], time.monotonic() - self.last
+        if step != self.step and (waited > self.seconds or step == self.steps):
+            self.step, self.last = step, time.monotonic()
+            self.write(f"{self.name}: step {step}/{self.steps}  {newest(rows)}")
 
     def close(self) -> None:
         pass
 
 
 def bar_html(name: str, steps: int, rows: list[dict]) -> str:
-    """Bar, figures and curve of the metrics so far."""
+    """Bar, and number and curve of each figure of the metrics so far."""
     step = rows[-1]["step"]
-    curve = next((k for k in CURVES if isinstance(rows[-1].get(k), float)), None)
-    values = [row[curve] for row in rows if isinstance(row.get(curve), float)] if curve else []
-    text = html.escape(f"{name}  {step}/{steps}  {figures(rows[-1])}")
+    text = html.escape(f"{name}  {step}/{steps}")
+    drawn = [
+        f"<code>{figure} {values[-1]:.3f}</code> {sparkline(values, figure)}"
+        for figure, values in figures(rows).items()
+    ]
     return (
         f'<div role="status"><progress max="{steps}" value="{step}"></progress> '
-        f"<code>{text}</code><br>{sparkline(values)}</div>"
+        f"<code>{text}</code><br>{' '.join(drawn)}</div>"
     )
 
 
-def sparkline(values: list[float], width: int = 320, height: int = 48) -> str:
+def sparkline(values: list[float], name: str, width: int = 160, height: int = 48) -> str:
     """A curve as inline SVG, in the colour of the text; nothing for fewer than two values."""
     values = [v for v in values if abs(v) < float("inf")]  # NaN compares false, too
     if len(values) < 2:
@@ -113,7 +104,7 @@ def sparkline(values: list[float], width: int = 320, height: int = 48) -> str:
         f"{i * dx:.0f},{height - 2 - (v - low) * dy:.1f}" for i, v in enumerate(values)
     )
     return (
-        f'<svg width="{width}" height="{height}" role="img" aria-label="curve so far">'
+        f'<svg width="{width}" height="{height}" role="img" aria-label="{name} so far">'
         f'<polyline points="{points}" fill="none" stroke="currentColor"/></svg>'
     )
 
@@ -122,6 +113,23 @@ def append_line(path: Path, text: str) -> None:
     """Add a line to a file; a file that cannot be written costs nothing but the line."""
     with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
         file.write(text + "\n")
+
+
+def say(text: str) -> None:
+    """Write a line to the standard error that this process was started with.
+
+    A kernel's `sys.stderr` goes into the cell's output and would be stored. Its `fileno` is the
+    terminal's in which the notebook is executed.
+    """
+    if not _kernel():
+        print(text, file=sys.stderr, flush=True)
+        return
+    try:
+        terminal = sys.stderr.fileno()
+    except (AttributeError, OSError):  # a kernel that left the process's own as it was
+        terminal = 2
+    with contextlib.suppress(OSError):  # a terminal that was closed costs nothing but the line
+        os.write(terminal, f"{text}\n".encode())
 
 
 def _kernel() -> Any:
@@ -137,19 +145,17 @@ def way() -> str:
         if wanted not in WAYS:
             raise ValueError(f"CHATLIB_PROGRESS is {wanted!r}; use one of {', '.join(WAYS)}")
         return wanted
-    if kernel := _kernel():  # nbconvert and nbval, which store outputs, allow no input
-        return "bar" if getattr(kernel, "_allow_stdin", False) else "none"
-    return "bar" if sys.stderr.isatty() else "plain"
+    # nbconvert and nbval, which store outputs, allow no input
+    return "bar" if getattr(_kernel(), "_allow_stdin", False) else "plain"
 
 
 def displays(name: str, steps: int) -> list[Display]:
     """Everything that shows a launch of `steps` steps."""
     shown: list[Display] = []
     chosen, path = way(), os.environ.get("CHATLIB_PROGRESS_FILE")
-    if chosen == "bar":
-        shown.append((NotebookBar if _kernel() else TerminalBar)(name, steps))
-    if chosen == "plain":
-        say = lambda text: print(text, file=sys.stderr, flush=True)
+    if chosen == "bar" and _kernel():
+        shown.append(NotebookBar(name, steps))
+    elif chosen != "none":
         shown.append(Lines(name, steps, PLAIN_SECONDS, say))
     if path:
         shown.append(Lines(name, steps, FILE_SECONDS, lambda text: append_line(Path(path), text)))
