@@ -132,7 +132,7 @@ def overoptimised(seed: int, at: Profile, **changes) -> PPOConfig:
     settings = dict(
         reward_model=_run(weak_reward(seed, at)),
         kl_ctl=0.0,
-        steps=60,
+        steps=50,
         actor_learning_rate=2e-3,
         critic_learning_rate=1e-3,
     )
