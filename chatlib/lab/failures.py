@@ -162,7 +162,7 @@ def stuck(
         "their last heartbeats were\n"
         + "\n".join(lines)
         + f"\nstacks: {run.directory / 'log'}/rank*.stack.txt; "
-        "pass a longer `timeout` if a step takes that long"
+        "pass a longer `timeout` if a step, an evaluation or a save takes that long"
     )
 
 

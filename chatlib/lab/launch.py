@@ -94,7 +94,7 @@ def launch(
     `ranks` replaces the configuration's; `dry_run` prints what would be done and starts
     nothing; `resume` continues an unfinished run from its newest checkpoint (from the start
     where there is none); `timeout` is the number of seconds without a heartbeat after which
-    a rank counts as stuck (default 600).
+    a rank counts as stuck (default 600): a training step, an evaluation or a save must fit in.
 
     A run that was begun on another number of ranks can be resumed, too: DeepSpeed's universal
     checkpoint shares its state out anew. Its loss goes on as it would have; what is drawn at

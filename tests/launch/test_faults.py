@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -220,7 +221,14 @@ def test_a_run_of_two_ranks_is_resumed_by_one_and_again_after_that_failed(home, 
     assert run.manifest["started_at_step"] == 4 and list(run.metrics.step) == [1, 2, 3, 4, 5, 6]
 
 
-def test_two_launches_side_by_side(home):
+def port_of(run) -> int:
+    """The port at which a run's ranks have met."""
+    log = (run.directory / "log" / "launcher.txt").read_text()
+    return int(re.search(r"--master_port=(\d+)", log)[1])
+
+
+def test_two_launches_side_by_side(home, monkeypatch):
+    monkeypatch.setenv("CHATLIB_STAGE_MODULE", "gloo_stage")
     finished = []
     threads = [
         threading.Thread(target=lambda seed=seed: finished.append(launch(config(seed=seed))))
@@ -231,23 +239,49 @@ def test_two_launches_side_by_side(home):
     for thread in threads:
         thread.join()
     assert sorted(run.manifest["seed"] for run in finished) == [1, 2]
+    assert [run.manifest["total"] for run in finished] == [48.0, 48.0]  # 1 + 2, doubled 4 times
+    assert port_of(finished[0]) != port_of(finished[1])
     assert not processes_of(home)
 
 
-def listening() -> int:
-    return sum(c.status == psutil.CONN_LISTEN for c in psutil.Process().net_connections())
+FILES = {"config.json", "deepspeed.json", "lock", "log", "manifest.json", "metrics.jsonl"}
+FILES |= {"log/launcher.txt"}
+FILES |= {f"log/rank{rank}.{kind}" for rank in (0, 1) for kind in ("json", "txt", "stack.txt")}
 
 
-@pytest.mark.timeout(900)
-def test_launches_one_after_another_leak_nothing(home):
-    """Two by default, fifty with CHATLIB_SLOW=1."""
-    me, shared = psutil.Process(), set(os.listdir("/dev/shm"))
-    launch(config(seed=100))
-    before = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)), listening())
-    for seed in range(50 if os.environ.get("CHATLIB_SLOW") else 1):
-        run = launch(config(seed=seed))
-    after = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)), listening())
-    assert after == before
-    assert not processes_of(home)
-    assert not {name for name in set(os.listdir("/dev/shm")) - shared if "torch" in name}
-    assert not list(run.directory.rglob(".*"))  # temporary files
+def held() -> tuple[int, int, int]:
+    """What this process holds: open files, threads, children."""
+    me = psutil.Process()
+    return me.num_fds(), me.num_threads(), len(me.children(recursive=True))
+
+
+def listeners(port) -> list:
+    """Sockets of any process that listen on a port."""
+    found = psutil.net_connections("tcp")
+    return [c for c in found if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
+
+
+def names(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.timeout(1800)
+def test_launches_one_after_another_leak_nothing(home, monkeypatch, tmp_path_factory):
+    """Five, or as many as `$CHATLIB_LAUNCHES` says (50: five minutes); every other opens a port."""
+    scratch, shared = tmp_path_factory.mktemp("scratch"), names(Path("/dev/shm"))
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    first, done = None, set()
+    for number in range(int(os.environ.get("CHATLIB_LAUNCHES", 5))):
+        stage = ("light_stage", "gloo_stage")[number % 2]
+        monkeypatch.setenv("CHATLIB_STAGE_MODULE", stage)
+        run = launch(config(seed=number))
+        port = port_of(run)
+        assert not processes_of(home) and not listeners(port)
+        first = first or held()  # with what importing and the first launch made
+        assert held() == first
+        done.add(run.name)
+        assert {path.name for path in home.iterdir()} == done
+        assert names(run.directory) == FILES | ({"model"} if stage == "light_stage" else set())
+        new = names(Path("/dev/shm")) - shared
+        assert not {name for name in new if "torch" in name or str(port) in name}
+        assert not names(scratch)
