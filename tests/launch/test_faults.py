@@ -184,23 +184,25 @@ def test_killed_during_a_checkpoint_then_resumed(home, monkeypatch):
     assert [p.name for p in (run.directory / "checkpoint").iterdir()] == ["step-00000006"]
 
 
-def test_killed_in_a_real_checkpoint_then_resumed_bit_for_bit(home, uninterrupted, monkeypatch):
+def test_killed_in_a_real_checkpoint_then_resumed_bit_for_bit(home, monkeypatch):
+    """Nothing disturbs the first launch until all its steps are logged; the second repeats them."""
     monkeypatch.delenv("CHATLIB_STAGE_MODULE")
-    settings = tiny(save_every=2)
-    fault(monkeypatch, rank=0, step=6, kind="kill", where="model_saved")
-    with pytest.raises(RankFailed, match=r"rank 0 of 2, at step 6 \(model_saved\), was killed"):
+    settings, same = tiny(save_every=4), ["step", "loss", "learning_rate", "tokens"]
+    weights = "model/mp_rank_00_model_states.pt"  # and the optimizer's moments
+    run, final = run_of(settings), runs.checkpoint_path(run_of(settings).directory, 8)
+    fault(monkeypatch, rank=0, step=8, kind="kill", where="model_saved")
+    with pytest.raises(RankFailed, match=r"rank 0 of 2, at step 8 \(model_saved\), was killed"):
         launch(settings)
-    torn = runs.checkpoint_path(run_of(settings).directory, 6).with_suffix(".tmp")
-    assert list(torn.glob("model/*.pt")) and not (torn / "rank0.pt").exists()
+    torn, undisturbed = final.with_suffix(".tmp"), run.metrics[same]
+    assert not (torn / "rank0.pt").exists()  # it is torn; its one whole file is to be met again
+    shutil.copy(torn / weights, home / "undisturbed")
     monkeypatch.delenv("CHATLIB_FAULT")
-    with pytest.warns(UserWarning, match=r"step-00000006.tmp was not finished and is skipped"):
-        run = launch(settings, resume=True)
+    with pytest.warns(UserWarning, match=r"step-00000008.tmp was not finished and is skipped"):
+        launch(settings, resume=True)
     log = (run.directory / "log" / "launcher.txt").read_text()
     assert re.findall(r"--checkpoint \S+/(\S+)", log) == ["step-00000004"]
-    same = ["step", "loss", "learning_rate", "tokens"]
-    assert run.metrics[same].equals(uninterrupted.metrics[same])
-    models = [found.model_dir / "model.safetensors" for found in (run, uninterrupted)]
-    assert models[0].read_bytes() == models[1].read_bytes()
+    assert list(run.metrics.step) == list(range(1, 9)) and run.metrics[same].equals(undisturbed)
+    assert (final / weights).read_bytes() == (home / "undisturbed").read_bytes()
 
 
 def test_a_run_of_two_ranks_is_resumed_by_one_and_again_after_that_failed(home, monkeypatch):

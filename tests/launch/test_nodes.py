@@ -233,7 +233,7 @@ def test_two_nodes_train_as_one(real, two_nodes, uninterrupted):
 def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes, monkeypatch):
     if two_nodes[0][0] is None:
         pytest.skip("cutting a node off needs network namespaces, which are not permitted here")
-    settings, silence = tiny(steps=400, save_every=20), 15
+    settings, silence = tiny(steps=250, save_every=20), 10
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("CHATLIB_RUNS", str(real / "alone"))
         expected = launch(settings).metrics
@@ -299,7 +299,12 @@ def ssh(two_nodes, home, monkeypatch):
         (home / "config.json").write_text(settings.model_dump_json())
         inside = ["ip", "netns", "exec", two_nodes[0][0]]
         stage = [sys.executable, "-m", "chatlib", "sft", "--config", home / "config.json"]
-        return subprocess.Popen([*inside, *stage, "--hosts", hostfile], stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            [*inside, *stage, "--hosts", hostfile],
+            stderr=subprocess.PIPE,
+            # where these tests run in the background, their shell has interrupts ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     yield start
     for server in servers:
