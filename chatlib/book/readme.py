@@ -83,7 +83,7 @@ def _gains(seeds: list[dict]) -> str:
 
 
 ROWS: list[tuple[str, str, Callable, str]] = [
-    ("SFT: well-formed answers, held-out prompts", "sft.well_formed", _share, "0.95"),
+    ("SFT: well-formed answers, new prompts", "sft.well_formed", _share, "0.95"),
     ("SFT: stated numbers that the prompt contains", "sft.grounded", _share, "0.85"),
     ("reward model: way from chance to the Bayes ceiling", "reward.chance_to_bayes", _share, ".75"),
     ("PPO: gain in gold reward, by seed", "ppo.seeds", _gains, "+1.0 each"),
@@ -160,7 +160,7 @@ def _seeds(axes: object, seeds: list[dict]) -> None:
         axes.annotate("", (after, number), (before, number), arrowprops={"arrowstyle": "->"})
         axes.plot(before, number, "o", color=ORANGE, label="after SFT" if not number else None)
         axes.plot(after, number, "s", color=BLUE, label="after PPO" if not number else None)
-    axes.set(title="Gold reward, held-out prompts", yticks=range(len(seeds)), xlabel="of at most 4")
+    axes.set(title="Gold reward, new prompts", yticks=range(len(seeds)), xlabel="of at most 4")
     axes.set_yticklabels([f"seed {seed.get('seed', i)}" for i, seed in enumerate(seeds)])
     axes.margins(y=0.3)
     axes.invert_yaxis()

@@ -197,6 +197,7 @@ def evaluate(net, pairs: list[Pair], tokenizer, recorder: Recorder, device):
     own += pairs[:1] * (-(-len(pairs) // recorder.world) - len(own))  # stage 3: equal work per rank
     out: list[tuple[float, float]] = []
     for i in range(0, len(own), 64):
+        recorder.beat(recorder.state["step"], "evaluate")  # slow is not stuck
         out += zip(*(s.tolist() for s in score_pairs(net, own[i : i + 64], tokenizer, device)))
     net.train()
     scores = torch.tensor(engine.gather(out)[: len(pairs)])
@@ -239,6 +240,7 @@ def normalise(net, config: RewardConfig, tokenizer, data, recorder: Recorder, de
     net.eval()
     own = collate.shard(prompts, recorder.rank, recorder.world)
     for i in range(0, len(own), 64):
+        recorder.beat(recorder.state["step"], "normalise")
         part = own[i : i + 64]
         room = min(64, limit - max(map(len, part)))
         answers = rollout.sample(policy, part, room, tokenizer.eos_token_id, tokenizer.pad_token_id)

@@ -169,6 +169,7 @@ def evaluate(net, examples: list[template.Encoded], tokenizer, recorder: Recorde
     real = len(collate.shard(examples, recorder.rank, recorder.world))
     total = torch.zeros(2, dtype=torch.float64)
     for i in range(0, len(own), 32):
+        recorder.beat(recorder.state["step"], "evaluate")  # slow is not stuck
         ids, mask = collate.place(device, *tensors(own[i : i + 32], tokenizer.pad_token_id))
         logp, _ = net(ids, mask)
         weight = torch.repeat_interleave(

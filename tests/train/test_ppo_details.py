@@ -437,10 +437,12 @@ def test_the_reference_answers_have_mean_zero_and_deviation_one(policy, alone):
     seen = []
     net.register_forward_hook(lambda *a: seen.append(a[-1].clone()))
     data = type("Data", (), {"train": shop.demonstrations(32), "held_out": []})
-    recorder = type("Place", (), {"rank": 0, "world": 1})
+    (tmp_path / "log").mkdir()
+    recorder = Recorder(tmp_path, 0, 1)
     figures = reward.normalise(net, tiny.reward(policy.model_dir), tokenizer, data, recorder, CPU)
     white = (torch.cat(seen) - figures["score_mean"]) / figures["score_std"]
     assert abs(white.mean()) < 1e-5 and abs(white.std() - 1) < 1e-5
+    assert figures["normalised_on"] == len(white) == 32
 
 
 # ------------------------------------------------------------------------ the schedule
