@@ -427,7 +427,7 @@ def test_the_score_is_normalised_after_reload(policy, scorer):
     assert_close(scores[0], (raw - plain.config.score_mean) / plain.config.score_std)
 
 
-def test_the_reference_answers_have_mean_zero_and_deviation_one(policy, alone):
+def test_the_reference_answers_have_mean_zero_and_deviation_one(policy, alone, tmp_path):
     """`normalise` itself, on the very answers that it drew."""
     tokenizer = models.load_tokenizer(policy.model_dir)
     net = TokenScorer(models.load_scorer(str(policy.model_dir), tokenizer))
