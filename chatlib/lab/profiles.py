@@ -110,7 +110,7 @@ def reward(seed: int, at: Profile, **changes) -> RewardConfig:
 
 def weak_reward(seed: int, at: Profile, **changes) -> RewardConfig:
     """A reward model of few pairs, easily fooled: what over-optimisation needs (chapter 6)."""
-    settings = dict(model=_run(sft(seed, at)), records=96, held_out=16, steps=12, seed=seed)
+    settings = dict(model=_run(sft(seed, at)), records=160, held_out=16, steps=20, seed=seed)
     return RewardConfig(**SHOP | settings | at.of("weak_reward") | changes)
 
 
@@ -204,7 +204,7 @@ PROFILES = {
             "all": {**LONGER, "lora": ADAPTERS, "batch_size": 32, "gradient_accumulation_steps": 8},
             "sft": {"learning_rate": 2e-4, "steps": 700},
             "reward": {"learning_rate": 1e-4, "steps": 400},
-            "weak_reward": {"learning_rate": 1e-4, "records": 64, "held_out": 16},
+            "weak_reward": {"learning_rate": 1e-4, "records": 128, "held_out": 16},
             "ppo": {
                 "max_answer_tokens": 256,
                 "steps": 200,
