@@ -32,7 +32,8 @@ def steps() -> list[Step]:
     """All checks; the later a step, the longer it takes."""
     python = [sys.executable, "-m"]
     pytest = [*python, "pytest", "-p", "no:cacheprovider"]
-    parallel = ["-n", "2", "--dist", "loadfile"]
+    # Files go to two workers in the order of collection, in which the longest come early.
+    parallel = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     nbval = ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_SECONDS}"]
     notebooks = [str(path.relative_to(pages.ROOT)) for path in pages.notebooks()]
     return [
