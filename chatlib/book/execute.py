@@ -46,6 +46,7 @@ def refresh(names: list[str] | None = None, build: Path = pages.BUILD) -> dict[s
 def execute(paths: list[Path], folder: Path, own_runs: bool = True) -> dict[str, float]:
     """Execute `paths` in order and overwrite each; seconds by page. Raises `PageFailed`."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").unlink(missing_ok=True)  # of an earlier execution, of other pages
     environment = {
         **os.environ,
         "CHATLIB_PROGRESS": "none",  # nothing of it in a stored output
