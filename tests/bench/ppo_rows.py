@@ -18,7 +18,7 @@ ITERATIONS = 3  # of one round
 BATCHES = 4  # generated in one round
 
 
-def chatlib_side(config: PPOConfig, prompts: list[list[int]]) -> Side:
+def chatlib_side(config: PPOConfig, batches: list[list[list[int]]]) -> Side:
     """The PPO stage's iteration: generate, four forward passes, advantages, updates."""
     tokenizer, device = work.tokenizer(), torch.device("cpu")
     actor, critic, reference, scorer = ppo.four_models(config, tokenizer, device, work.recorder())
@@ -32,26 +32,27 @@ def chatlib_side(config: PPOConfig, prompts: list[list[int]]) -> Side:
                 part, pad = r.take(index), tokenizer.pad_token_id
                 ppo.update(config, part, actor, critic, pad, config.kl_ctl)
 
-    def draw() -> list[list[int]]:
-        return Random().sample(prompts, config.batch_size)
+    def round_of(k: int) -> list[list[list[int]]]:
+        return batches[k * ITERATIONS : (k + 1) * ITERATIONS]
 
-    return lambda k: timed(lambda: [iteration(draw()) for _ in range(ITERATIONS)])
+    return lambda k: timed(lambda: [iteration(asked) for asked in round_of(k)])
 
 
 def against_trl(rounds: int) -> Row:
-    """The same prompts, in both trainers' own random order, with the same settings."""
-    config = work.ppo_config()
-    prompts = work.prompts(config)
+    """The same prompts in every iteration, each side's own draws from the same policy."""
+    config, rng = work.ppo_config(), Random(0)
+    prompts, count = work.prompts(config), ITERATIONS * (rounds + 1)
+    batches = [rng.sample(prompts, config.batch_size) for _ in range(count)]
     settings = dict(
         policy=str(work.model("sft")),
         reward_model=str(work.model("reward")),
-        data=work.write("prompts", [{"input_ids": p} for p in prompts]),
-        iterations=ITERATIONS * (rounds + 1),
+        data=work.write("prompts", [{"input_ids": p} for batch in batches for p in batch]),
+        iterations=count,
         steps=ITERATIONS,
         config=config.model_dump(mode="json"),
     )
     with Peer(python(".venv-trl112"), "ppo.py", settings) as trl:
-        times = in_turns(chatlib_side(config, prompts), trl, rounds)
+        times = in_turns(chatlib_side(config, batches), trl, rounds)
     return Row("PPO / TRL 1.12.0 PPOTrainer", 2.0, "iterations", ITERATIONS, *times)
 
 

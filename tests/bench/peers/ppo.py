@@ -5,6 +5,7 @@ import tempfile
 import torch
 from datasets import Dataset
 from lockstep import QUIET, Lockstep, read, settings
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -46,7 +47,7 @@ config = PPOConfig(
     gradient_checkpointing=False,
     **QUIET,
 )
-PPOTrainer(
+trainer = PPOTrainer(
     config,
     tokenizer,
     model=policy(),
@@ -55,4 +56,12 @@ PPOTrainer(
     value_model=scorer(),
     train_dataset=Dataset.from_list(read(wanted["data"])),
     callbacks=[Lockstep(wanted["steps"])],
-).train()
+)
+in_order = SequentialSampler(trainer.train_dataset)  # as our side takes them; TRL would shuffle
+trainer.dataloader = DataLoader(
+    trainer.train_dataset,
+    batch_size=ours["batch_size"],
+    sampler=in_order,
+    collate_fn=trainer.data_collator,
+)
+trainer.train()
