@@ -15,6 +15,8 @@ import json
 import os
 from pathlib import Path
 
+from compare import keep
+
 from chatlib import lab
 from chatlib.book import pages
 from chatlib.book.provenance import provenance
@@ -106,9 +108,7 @@ def main(given: list[str] | None = None) -> dict:
         print(f"{device}: {name}", json.dumps(stages[name]), flush=True)
     found = {"shape": asked.shape, "batch": asked.batch, "peak_tflops": peak, "stages": stages}
     for path in [FOLDER.with_suffix(".json"), *([STORED] if asked.store else [])]:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        known[device] = found | {"provenance": provenance()}
-        path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        keep(path, {device: found | {"provenance": provenance()}})
         print(path.relative_to(pages.ROOT))
     return found
 

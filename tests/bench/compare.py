@@ -79,6 +79,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def keep(path: Path, measured: dict[str, dict]) -> None:
+    """Put figures into a JSON file by name; those of other names stay as they were measured."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(known | measured, indent=2) + "\n", encoding="utf-8")
+
+
 class Peer:
     """A trainer of another library in a process and an environment of its own.
 

@@ -5,13 +5,12 @@
 A ratio is the median over rounds of theirs / ours: above 1, ours is faster. Both sides get the
 same weights, token ids and batches, two threads and fp32; in rows named `own_batches` TRL groups
 the same examples its own way. `--store` keeps the figures beside this file, as `results.json`,
-with where they come from.
+with where they come from; rows that were not measured keep theirs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import warnings
 from functools import partial
@@ -70,11 +69,10 @@ def main() -> None:
     for name in environments.TRL:
         environments.set_up(name)
     work.start()
-    figures = {}
+    rows = {}
     for name in asked.rows or ROWS:
-        row = ROWS[name](asked.rounds)
-        figures[name] = row.figures()
-        print(line(row), flush=True)
+        rows[name] = ROWS[name](asked.rounds)
+        print(line(rows[name]), flush=True)
     load = round(os.getloadavg()[0], 1)
     origin = provenance() | {
         "threads": compare.THREADS,
@@ -82,9 +80,9 @@ def main() -> None:
         "peers": list(environments.TRL.values()),
     }
     origin.pop("date")  # the commit dates a stored file
-    text = json.dumps({"ratios": figures, "provenance": origin}, indent=2) + "\n"
+    measured = {name: row.figures() | {"provenance": origin} for name, row in rows.items()}
     for path in [work.FOLDER.with_suffix(".json"), *([STORED] if asked.store else [])]:
-        path.write_text(text, encoding="utf-8")
+        compare.keep(path, measured)
         print(path.relative_to(work.ROOT))
 
 
