@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from chatlib.book import execute, pages, readme, render
-from chatlib.book.provenance import provenance
 from chatlib.lab import results
+from chatlib.runs.provenance import origin
 
 RESULTS = pages.BUILD / "results.json"
 
@@ -30,7 +30,7 @@ def refresh(names: list[str]) -> None:
 def gather(seconds: dict[str, float], folder: Path) -> None:
     """Add what the executed pages recorded to the figures, with seconds and provenance."""
     total = round(sum(seconds.values()), 1)
-    own = {"book": {"pages": seconds}, "provenance": {"book": provenance()}}
+    own = {"book": {"pages": seconds}, "provenance": {"book": origin()}}
     if set(seconds) >= {path.stem for path in pages.notebooks()}:  # of the whole book only
         own["book"]["seconds"] = total
     figures = results.merge(results.read(folder / "results.json"), own)
@@ -49,7 +49,7 @@ def experiment(names: list[str]) -> None:
 
     os.environ.setdefault(results.VARIABLE, str(RESULTS))
     results.record(experiments.results())
-    results.record({"provenance.results": provenance()})
+    results.record({"provenance.results": origin()})
     print(f"figures  {_near(RESULTS)}")
 
 

@@ -13,7 +13,7 @@ class Progress:
     """Shows the state of the work: a line in place on a terminal, now and then a line elsewhere.
 
     Use as a context manager; `page` and `cell` move it on. What happens inside a cell comes
-    from `steps_file`, into which `chatlib.lab.launch` writes the step it is at.
+    from `steps_file`, into which `chatlib.lab.display` writes the step it is at.
     """
 
     def __init__(self, steps_file: Path, stream: TextIO | None = None, every: float = 10.0):

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from chatlib.lab.config import choices
+from chatlib.settings.stages import choices
 
 
 def rows(model: type[BaseModel], known: type[BaseModel] | None = None) -> list[tuple[str, ...]]:
@@ -54,7 +54,7 @@ def _allowed(field: FieldInfo) -> str:
 
 
 class Settings(SphinxDirective):
-    """``{settings} chatlib.lab.config.SFTConfig [known]``: the table of its fields."""
+    """``{settings} chatlib.settings.stages.SFTConfig [known]``: the table of its fields."""
 
     required_arguments = 1
     optional_arguments = 1

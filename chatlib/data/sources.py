@@ -9,7 +9,7 @@ from random import Random
 
 from chatlib.data import readers, shop, split
 from chatlib.data.schema import Dialogue, Preference, Record
-from chatlib.lab.config import Source, StageConfig
+from chatlib.settings.stages import Source, StageConfig
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from chatlib.chat import no_bar
-
 
 @dataclass
 class Scorer:
@@ -55,7 +53,7 @@ def load(reference: object) -> Scorer:
     from chatlib.train import models
 
     place = str(getattr(reference, "reference", reference))
-    with no_bar():
+    with models.no_bar():
         tokenizer = models.load_tokenizer(place)
         model = models.load_scorer(place, tokenizer).eval()
     return Scorer(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)

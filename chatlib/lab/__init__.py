@@ -1,10 +1,10 @@
 """What a notebook touches: launch a stage, read its run, draw it. Imports no torch."""
 
-from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, Source, TinyModel
-from chatlib.lab.failures import LaunchError, RankFailed, RankStuck
-from chatlib.lab.launch import launch
+from chatlib.lab.launching import launch
 from chatlib.lab.profiles import recipe, trained
-from chatlib.lab.runs import Run, run_of
+from chatlib.launch.failures import LaunchError, RankFailed, RankStuck
+from chatlib.runs.store import Run, run_of
+from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig, Source, TinyModel
 
 __all__ = [
     "LaunchError",

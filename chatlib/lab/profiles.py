@@ -22,8 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from chatlib.lab import nodes, plan, runs
-from chatlib.lab.config import (
+from chatlib.lab.launching import launch
+from chatlib.launch import hosts
+from chatlib.runs import identity
+from chatlib.runs.store import Run
+from chatlib.settings.device import gpus
+from chatlib.settings.stages import (
     Lora,
     ModelReference,
     PPOConfig,
@@ -34,8 +38,6 @@ from chatlib.lab.config import (
     Strict,
     TinyModel,
 )
-from chatlib.lab.launch import launch
-from chatlib.lab.runs import Run
 
 if TYPE_CHECKING:
     import pandas
@@ -152,7 +154,7 @@ RECIPES: dict[str, Callable[..., StageConfig]] = {
 
 
 def _run(config: StageConfig) -> str:
-    return f"run:{runs.run_name(config)}"
+    return f"run:{identity.run_name(config)}"
 
 
 # ------------------------------------------------------------------------- profiles
@@ -250,11 +252,11 @@ def choose(name: str | Path | Profile | None = None) -> Profile:
         raise ValueError(
             f"profile {name!r} does not exist; use {', '.join(PROFILES)} or a .json file"
         )
-    found, hosts = PROFILES[name], os.environ.get("CHATLIB_HOSTS")
-    if name == "node" and plan.gpus():
-        return found.model_copy(update={"gpus": plan.gpus()})
-    if name == "cluster" and hosts:
-        counts = list(nodes.parse(hosts).values())
+    found, named = PROFILES[name], os.environ.get("CHATLIB_HOSTS")
+    if name == "node" and gpus():
+        return found.model_copy(update={"gpus": gpus()})
+    if name == "cluster" and named:
+        counts = list(hosts.parse(named).values())
         if len(set(counts)) > 1:
             raise ValueError(
                 f"the hosts of CHATLIB_HOSTS have unequal slots ({counts}), and `cluster` takes as "
@@ -268,7 +270,7 @@ def detected() -> str:
     """The name of the profile that suits this machine."""
     if os.environ.get("CHATLIB_HOSTS"):
         return "cluster"
-    return {0: "laptop", 1: "gpu"}.get(plan.gpus(), "node")
+    return {0: "laptop", 1: "gpu"}.get(gpus(), "node")
 
 
 def _from_file(path: Path) -> Profile:

@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from chatlib.lab import runs
+from chatlib.runs.files import write_atomically
 
 VARIABLE = "CHATLIB_RESULTS"
 
@@ -67,7 +67,7 @@ def write(path: Path, tree: dict) -> None:
     """Replace `path` by the JSON of `tree` in one step: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(tree, indent=1, sort_keys=True, ensure_ascii=False)
-    runs.write_atomically(path, text + "\n")
+    write_atomically(path, text + "\n")
 
 
 def _plain(key: str, value: object) -> object:

@@ -21,11 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from chatlib.lab import runs
-from chatlib.lab.config import StageConfig
-from chatlib.lab.deepspeed_json import Role, deepspeed_json, frozen_json, resolve_dtype
-from chatlib.lab.plan import accelerator
-from chatlib.lab.runs import Recorder
+from chatlib.runs import checkpoints
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.deepspeed import Role, deepspeed_json, frozen_json, resolve_dtype
+from chatlib.settings.device import accelerator
+from chatlib.settings.stages import StageConfig
 from chatlib.train import models
 
 # DeepSpeed probes for compilers and devices on import and reports what it finds missing.
@@ -320,7 +320,7 @@ def save_checkpoint(
 
     Each rank adds its random number generators to the engines' own files.
     """
-    final = runs.checkpoint_path(recorder.directory, step)
+    final = checkpoints.checkpoint_path(recorder.directory, step)
     part = final.with_suffix(".tmp")
     if recorder.rank == 0:
         shutil.rmtree(part, ignore_errors=True)
@@ -336,7 +336,7 @@ def save_checkpoint(
     torch.save(own, part / f"rank{recorder.rank}.pt")
     barrier()
     if recorder.rank == 0:
-        runs.commit_checkpoint(part, final, config.keep_checkpoints)
+        checkpoints.commit_checkpoint(part, final, config.keep_checkpoints)
     barrier()
 
 

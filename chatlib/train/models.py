@@ -7,7 +7,9 @@ and no attention mask is needed.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,13 +24,27 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from chatlib.data.template import prepare_tokenizer
-from chatlib.lab.config import Lora, StageConfig, TinyModel
-from chatlib.lab.deepspeed_json import Role
-from chatlib.lab.runs import Recorder, resolve
 from chatlib.maths.likelihood import entropy, token_log_probs
+from chatlib.runs.identity import resolve
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.deepspeed import Role
+from chatlib.settings.stages import Lora, StageConfig, TinyModel
 from chatlib.train.throughput import Size
+
+
+@contextlib.contextmanager
+def no_bar() -> Iterator[None]:
+    """Without transformers' progress bar: a page that loads a folder should show no trace of it."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def tiny_policy(tiny: TinyModel, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from chatlib.data import collate, shop, sources, template
 from chatlib.data.schema import Dialogue, Record
-from chatlib.lab.config import PPOConfig
-from chatlib.lab.deepspeed_json import zero_stage
-from chatlib.lab.runs import Recorder
 from chatlib.maths import policy as maths
 from chatlib.maths.likelihood import whiten
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.deepspeed import zero_stage
+from chatlib.settings.stages import PPOConfig
 from chatlib.train import engine, models, reward, rollout, sft
 from chatlib.train.models import AnswerLM, TokenScorer
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops

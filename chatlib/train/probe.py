@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatlib.data import collate, sources
-from chatlib.lab.config import ProbeConfig, SFTConfig
-from chatlib.lab.runs import Recorder
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.stages import ProbeConfig, SFTConfig
 from chatlib.train import engine, models, sft
 from chatlib.train.models import AnswerLM
 

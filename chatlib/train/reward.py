@@ -15,9 +15,9 @@ from torch import Tensor
 
 from chatlib.data import collate, shop, sources, template
 from chatlib.data.schema import Preference
-from chatlib.lab.config import RewardConfig
-from chatlib.lab.runs import Recorder
 from chatlib.maths.preference import bayes_accuracy, pairwise_accuracy, pairwise_loss
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.stages import RewardConfig
 from chatlib.train import engine, models, rollout
 from chatlib.train.models import TokenScorer
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops

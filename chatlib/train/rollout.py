@@ -18,8 +18,8 @@ from chatlib.maths.likelihood import log_softmax
 from chatlib.train import models
 
 if TYPE_CHECKING:
-    from chatlib.lab.config import StageConfig
-    from chatlib.lab.runs import Recorder
+    from chatlib.runs.recorder import Recorder
+    from chatlib.settings.stages import StageConfig
 
 
 def truncate(answer: list[int], stop: int) -> list[int]:

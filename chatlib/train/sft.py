@@ -14,8 +14,8 @@ import torch
 
 from chatlib.data import collate, sources, template
 from chatlib.data.schema import Dialogue
-from chatlib.lab.config import SFTConfig, TinyModel
-from chatlib.lab.runs import Recorder
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.stages import SFTConfig, TinyModel
 from chatlib.train import engine, models, rollout
 from chatlib.train.models import AnswerLM
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chatlib.lab.config import StageConfig
-from chatlib.lab.deepspeed_json import Role
-from chatlib.lab.scaling import training_passes
+from chatlib.maths.scaling import training_passes
+from chatlib.settings.deepspeed import Role
+from chatlib.settings.stages import StageConfig
 
 TERA = 1e12
 
@@ -41,7 +41,7 @@ def forward_flops(size: Size, lengths: Sequence[int], predicted: int) -> float:
 
 
 def training_flops(forward: float, config: StageConfig, role: Role = "model") -> float:
-    """FLOPs of a forward and backward pass of a model; see `chatlib.lab.scaling`."""
+    """FLOPs of a forward and backward pass of a model; see `chatlib.maths.scaling`."""
     recompute, lora = config.of(role, "gradient_checkpointing"), config.of(role, "lora")
     return forward * training_passes(recompute, lora is not None)
 

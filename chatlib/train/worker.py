@@ -22,10 +22,13 @@ import time
 import traceback
 from pathlib import Path
 
-from chatlib.lab import config, nodes, runs
-from chatlib.lab.failures import PEER_LOST
+from chatlib.runs import meeting
+from chatlib.runs.files import read_json, write_json
+from chatlib.runs.meeting import PEER_LOST
+from chatlib.runs.recorder import Recorder, read_states, state_path, write_state
+from chatlib.settings import stages
 
-STAGES = {name: f"chatlib.train.{name}" for name in config.LAUNCHED}
+STAGES = {name: f"chatlib.train.{name}" for name in stages.LAUNCHED}
 KIB = 1024  # ru_maxrss is in KiB on Linux
 
 
@@ -40,12 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     write_to_log(options.run / "log" / f"rank{rank}.txt")
     child = os.fork()
     if child:
-        return supervise(child, runs.state_path(options.run, rank))
+        return supervise(child, state_path(options.run, rank))
     code = 1
     try:
         dump_stacks_on_signal(options.run / "log" / f"rank{rank}.stack.txt")
         end_with_the_launcher(options.run)
-        code = run_rank(runs.Recorder(options.run, rank, world, options.checkpoint))
+        code = run_rank(Recorder(options.run, rank, world, options.checkpoint))
     except BaseException:  # sys.exit, or nothing that could carry a report
         traceback.print_exc()
     finally:
@@ -71,21 +74,21 @@ def supervise(child: int, state_file: Path) -> int:
     _, status, usage = os.wait4(child, 0)
     killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     code = None if killed_by else os.WEXITSTATUS(status)
-    state = runs.read_json(state_file)
+    state = read_json(state_file)
     done = state.get("status") == "done"
     if state.get("status") not in ("done", "failed"):
         state.update(status="ended", time=time.time())
     state.update(signal=killed_by, code=code, peak_bytes=usage.ru_maxrss * KIB)
-    runs.write_state(state_file, state)
+    write_state(state_file, state)
     return 0 if done else code or 1
 
 
-def run_rank(recorder: runs.Recorder) -> int:
+def run_rank(recorder: Recorder) -> int:
     """Train, report, and on rank 0 complete the manifest. Returns the exit code."""
     gc.set_threshold(100_000)  # records live long: walking them was a third of reading them
     try:
-        settings = config.parse(runs.read_json(recorder.directory / "config.json"))
-        nodes.use_interface(recorder.directory, recorder.rank)
+        settings = stages.parse(read_json(recorder.directory / "config.json"))
+        meeting.use_interface(recorder.directory, recorder.rank)
         module = os.environ.get("CHATLIB_STAGE_MODULE") or STAGES[settings.stage]  # tests set it
         summary = importlib.import_module(module).train(settings, recorder)
         recorder.report(status="done", peak_bytes=peak_resident(), **device_facts())
@@ -113,7 +116,7 @@ def end_with_the_launcher(directory: Path) -> None:
 
     def wait() -> None:
         if attached == "announcement":
-            nodes.await_dismissal(directory)
+            meeting.await_dismissal(directory)
             faulthandler.dump_traceback(_stacks)  # no signal reaches a rank on another machine
         else:
             while os.read(0, 1):
@@ -132,10 +135,10 @@ def dump_stacks_on_signal(path: Path) -> None:
     faulthandler.register(signal.SIGUSR1, file=_stacks, all_threads=True)
 
 
-def complete(recorder: runs.Recorder, summary: dict) -> None:
+def complete(recorder: Recorder, summary: dict) -> None:
     """Write the complete manifest once every rank is done; raise when one fails instead."""
     while True:
-        states = runs.read_states(recorder.directory, recorder.world)
+        states = read_states(recorder.directory, recorder.world)
         if all(state.get("status") == "done" for state in states):
             break
         failed = [s["rank"] for s in states if s.get("status") in ("failed", "ended")]
@@ -143,7 +146,7 @@ def complete(recorder: runs.Recorder, summary: dict) -> None:
             raise RuntimeError(f"{PEER_LOST}: rank {failed[0]}")
         time.sleep(0.02)
     path = recorder.directory / "manifest.json"
-    manifest = runs.read_json(path)
+    manifest = read_json(path)
     manifest.update(
         summary,
         status="complete",
@@ -153,7 +156,7 @@ def complete(recorder: runs.Recorder, summary: dict) -> None:
         peak_device_bytes=[state["peak_device_bytes"] for state in states],
     )
     json.dumps(manifest)  # a summary that is no JSON fails here, before anything is written
-    runs.write_json(path, manifest)
+    write_json(path, manifest)
 
 
 def peak_resident() -> int:

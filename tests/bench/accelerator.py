@@ -19,8 +19,8 @@ from compare import keep
 
 from chatlib import lab
 from chatlib.book import pages
-from chatlib.book.provenance import provenance
 from chatlib.lab import profiles
+from chatlib.runs.provenance import origin
 
 FOLDER = pages.BUILD / "accelerator"
 STORED = Path(__file__).with_name("accelerator.json")
@@ -108,7 +108,7 @@ def main(given: list[str] | None = None) -> dict:
         print(f"{device}: {name}", json.dumps(stages[name]), flush=True)
     found = {"shape": asked.shape, "batch": asked.batch, "peak_tflops": peak, "stages": stages}
     for path in [FOLDER.with_suffix(".json"), *([STORED] if asked.store else [])]:
-        keep(path, {device: found | {"provenance": provenance()}})
+        keep(path, {device: found | {"provenance": origin()}})
         print(path.relative_to(pages.ROOT))
     return found
 

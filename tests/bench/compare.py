@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatlib.lab import plan
+from chatlib.launch import plan
 
 THREADS = 2
 

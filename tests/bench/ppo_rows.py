@@ -11,7 +11,7 @@ from environments import python
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from chatlib.data import collate
-from chatlib.lab.config import PPOConfig
+from chatlib.settings.stages import PPOConfig
 from chatlib.train import models, ppo, rollout
 
 ITERATIONS = 3  # of one round

@@ -7,8 +7,8 @@ import work
 from compare import Peer, Row, Side, in_turns, timed
 from environments import python
 
-from chatlib.lab.config import RewardConfig
 from chatlib.maths.preference import pairwise_loss
+from chatlib.settings.stages import RewardConfig
 from chatlib.train import engine, models
 from chatlib.train.models import TokenScorer
 from chatlib.train.reward import Pair, score_pairs

@@ -26,7 +26,7 @@ import reward_rows
 import sft_rows
 import work
 
-from chatlib.book.provenance import provenance
+from chatlib.runs.provenance import origin
 
 ROWS = {
     "sft_bare": sft_rows.against_bare_loop,
@@ -74,13 +74,13 @@ def main() -> None:
         rows[name] = ROWS[name](asked.rounds)
         print(line(rows[name]), flush=True)
     load = round(os.getloadavg()[0], 1)
-    origin = provenance() | {
+    source = origin() | {
         "threads": compare.THREADS,
         "load": load,
         "peers": list(environments.TRL.values()),
     }
     origin.pop("date")  # the commit dates a stored file
-    measured = {name: row.figures() | {"provenance": origin} for name, row in rows.items()}
+    measured = {name: row.figures() | {"provenance": source} for name, row in rows.items()}
     for path in [work.FOLDER.with_suffix(".json"), *([STORED] if asked.store else [])]:
         compare.keep(path, measured)
         print(path.relative_to(work.ROOT))

@@ -9,7 +9,7 @@ import work
 from compare import Peer, Row, Side, in_turns, timed
 from environments import python
 
-from chatlib.lab.config import SFTConfig
+from chatlib.settings.stages import SFTConfig
 from chatlib.train import engine, models
 from chatlib.train.models import AnswerLM
 from chatlib.train.sft import tensors

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from chatlib import lab
 from chatlib.data import collate, sources
-from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, StageConfig
-from chatlib.lab.runs import Recorder
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig, StageConfig
 from chatlib.train import engine, models, ppo, reward, sft
 
 ROOT = Path(__file__).resolve().parents[2]

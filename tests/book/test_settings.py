@@ -3,7 +3,7 @@
 from pydantic import BaseModel, Field
 
 from chatlib.book.settings import rows
-from chatlib.lab.config import PPOConfig, SFTConfig, StageConfig
+from chatlib.settings.stages import PPOConfig, SFTConfig, StageConfig
 
 
 class Sample(BaseModel):

@@ -6,7 +6,7 @@ import pytest
 
 from chatlib.data import sources, split
 from chatlib.data.schema import Dialogue, Preference, content_hash
-from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig
+from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig
 
 
 def config(stage, **changes):

@@ -6,7 +6,12 @@ import shutil
 
 import pytest
 
-from chatlib.lab import LaunchError, plan, profiles, results, runs, scaling
+from chatlib.lab import LaunchError, profiles, results
+from chatlib.launch import plan
+from chatlib.maths import scaling
+from chatlib.runs import identity
+from chatlib.runs.store import run_of
+from chatlib.settings.device import gpus
 
 LARGE = [name for name in profiles.PROFILES if name != "laptop"]
 STEPS = {"sft": 700, "reward": 120}  # under a profile of ones own: enough for the assertions
@@ -43,12 +48,12 @@ def test_a_large_profile_carries_every_recipe(name):
     assert all(s.name == "shop" or "@" in s.name for c in configs.values() for s in c.sources)
     one, two = configs["overoptimised"].model_dump(), configs["control"].model_dump()
     assert {key for key in one if one[key] != two[key]} == {"kl_ctl"}
-    assert configs["ppo"].model == f"run:{runs.run_name(configs['sft'])}"
-    assert configs["ppo"].reward_model == f"run:{runs.run_name(configs['reward'])}"
+    assert configs["ppo"].model == f"run:{identity.run_name(configs['sft'])}"
+    assert configs["ppo"].reward_model == f"run:{identity.run_name(configs['reward'])}"
     assert all(config.save_every for config in configs.values())  # machines are taken away
     assert configs["weak_reward"].records < configs["reward"].records / 10
     laptop = profiles.recipe("sft", profile="laptop")
-    assert runs.run_name(configs["sft"]) != runs.run_name(laptop)
+    assert identity.run_name(configs["sft"]) != identity.run_name(laptop)
 
 
 @pytest.mark.parametrize("name, card", [("gpu", 24), ("node", 80), ("cluster", 80)])
@@ -93,7 +98,7 @@ def test_the_rows_of_the_named_data_sets_are_read(tmp_path):
     [(0, None, "laptop"), (1, None, "gpu"), (4, None, "node"), (0, "2 nodes", "cluster")],
 )
 def test_the_profile_is_found_out(monkeypatch, tmp_path, gpus, hosts, expected):
-    monkeypatch.setattr(plan, "gpus", lambda: gpus)
+    monkeypatch.setattr(profiles, "gpus", lambda: gpus)
     if hosts:
         (tmp_path / "hostfile").write_text("".join(f"node{i} slots=4\n" for i in range(3)))
         monkeypatch.setenv("CHATLIB_HOSTS", str(tmp_path / "hostfile"))
@@ -105,7 +110,7 @@ def test_the_profile_is_found_out(monkeypatch, tmp_path, gpus, hosts, expected):
 
 
 def test_the_environment_wins_over_the_machine_and_the_argument_over_both(monkeypatch):
-    monkeypatch.setattr(plan, "gpus", lambda: 8)
+    monkeypatch.setattr(profiles, "gpus", lambda: 8)
     monkeypatch.setenv("CHATLIB_PROFILE", "gpu")
     assert profiles.choose().name == "gpu"
     assert profiles.choose("laptop").name == "laptop"
@@ -114,11 +119,11 @@ def test_the_environment_wins_over_the_machine_and_the_argument_over_both(monkey
 def test_gpus_are_counted_without_torch(monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
-    assert plan.gpus() == 2
+    assert gpus() == 2
     with pytest.raises(LaunchError, match=r"ranks 4 need a GPU each and this machine offers 2;"):
         plan.require_gpus(4)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    assert plan.gpus() == 0
+    assert gpus() == 0
     plan.require_gpus(4)
 
 
@@ -179,7 +184,7 @@ def small_llama(folder):
     from transformers import set_seed
 
     from chatlib.data import shop, template
-    from chatlib.lab.config import TinyModel
+    from chatlib.settings.stages import TinyModel
     from chatlib.train import models
 
     texts = (m["content"] for d in shop.demonstrations(4000) for m in d.messages)
@@ -213,8 +218,8 @@ def test_pages_run_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, m
     monkeypatch.setenv("CHATLIB_RUNS", str(tmp_path / "runs"))
     shown = results.read(tmp_path / "results.json")
     for name, steps in STEPS.items():
-        run = runs.run_of(profiles.recipe(name))
+        run = run_of(profiles.recipe(name))
         assert run.complete and run.manifest["world"] == 1 and len(run.metrics) == steps
         assert shown[name]["seconds"] == run.manifest["seconds"]
-    assert runs.run_of(profiles.recipe("sft")).config["model"] == str(model)
+    assert run_of(profiles.recipe("sft")).config["model"] == str(model)
     assert shown["sft"]["gold"] > -1 and shown["reward"]["chance_to_bayes"] > 0.5

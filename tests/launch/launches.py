@@ -1,18 +1,24 @@
 """What the launch tests share."""
 
 import contextlib
-import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from chatlib.lab.config import SFTConfig
+from chatlib.settings.stages import SFTConfig
 
-# `chatlib.lab.launch` names the function; the module is found by its full name only
-launching = importlib.import_module("chatlib.lab.launch")
+
+def use(folder, patch):
+    """Let launches keep their runs in `folder`, quietly, and find the stages of these tests."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "CHATLIB_PROGRESS_FILE"):
+        patch.delenv(name, raising=False)
+    patch.setenv("CHATLIB_RUNS", str(folder))
+    patch.setenv("CHATLIB_PROGRESS", "none")
+    patch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
 def config(**changes) -> SFTConfig:

@@ -7,7 +7,8 @@ import json
 import os
 import time
 
-from chatlib.lab import runs
+from chatlib.runs import checkpoints
+from chatlib.runs.recorder import read_states
 
 
 def train(config, recorder):
@@ -32,9 +33,7 @@ def meet(recorder, start):
     """A barrier: no rank may save, and prune, before every rank has read its checkpoint."""
     recorder.beat(start, "ready")
     not_ready = ("not started", "start")
-    while any(
-        s.get("where") in not_ready for s in runs.read_states(recorder.directory, recorder.world)
-    ):
+    while any(s.get("where") in not_ready for s in read_states(recorder.directory, recorder.world)):
         time.sleep(0.02)
 
 
@@ -46,9 +45,9 @@ def fill(recorder):
 
 
 def save(config, recorder, step):
-    final = runs.checkpoint_path(recorder.directory, step)
+    final = checkpoints.checkpoint_path(recorder.directory, step)
     temporary = final.with_suffix(".tmp")
     temporary.mkdir(parents=True, exist_ok=True)
     (temporary / "state.json").write_text(json.dumps({"step": step}))
     recorder.beat(step, "checkpoint")
-    runs.commit_checkpoint(temporary, final, config.keep_checkpoints)
+    checkpoints.commit_checkpoint(temporary, final, config.keep_checkpoints)

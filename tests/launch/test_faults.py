@@ -15,8 +15,11 @@ import psutil
 import pytest
 from launches import config, processes_of, small_disk, tiny
 
-from chatlib.lab import LaunchError, RankFailed, RankStuck, launch, plan, runs
-from chatlib.lab.runs import run_of
+from chatlib.lab import LaunchError, RankFailed, RankStuck, launch
+from chatlib.launch import plan
+from chatlib.runs import checkpoints
+from chatlib.runs.recorder import read_metrics
+from chatlib.runs.store import run_of
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(240)]
 
@@ -89,7 +92,7 @@ def test_a_rank_that_hangs(home, monkeypatch):
 def test_the_launching_process_is_killed_and_the_next_launch_starts_over(home, monkeypatch):
     monkeypatch.setenv("LIGHT_SECONDS", "0.5")
     process, run = launched_elsewhere("steps=400"), run_of(config(steps=400))
-    wait_until(lambda: runs.read_metrics(run.directory / "metrics.jsonl"))
+    wait_until(lambda: read_metrics(run.directory / "metrics.jsonl"))
     assert run.status == "running"
     with pytest.raises(LaunchError, match="in use by a live run"):
         launch(config(steps=400))
@@ -104,7 +107,7 @@ def test_the_launching_process_is_killed_and_the_next_launch_starts_over(home, m
 def test_an_interrupt_leaves_no_process(home, monkeypatch):
     monkeypatch.setenv("LIGHT_SECONDS", "0.5")
     process, run = launched_elsewhere("steps=400"), run_of(config(steps=400))
-    wait_until(lambda: runs.read_metrics(run.directory / "metrics.jsonl"))
+    wait_until(lambda: read_metrics(run.directory / "metrics.jsonl"))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert errors.rstrip().endswith("KeyboardInterrupt")
@@ -117,7 +120,7 @@ def test_deepspeeds_own_launcher_is_killed(home, monkeypatch):
     directory = run_of(config(steps=400)).directory
 
     def kill_launcher():
-        wait_until(lambda: runs.read_metrics(directory / "metrics.jsonl"))
+        wait_until(lambda: read_metrics(directory / "metrics.jsonl"))
         for process in processes_of(directory):
             if "chatlib.train.worker" in process.cmdline() and "--module" in process.cmdline():
                 process.kill()
@@ -189,7 +192,7 @@ def test_killed_in_a_real_checkpoint_then_resumed_bit_for_bit(home, monkeypatch)
     monkeypatch.delenv("CHATLIB_STAGE_MODULE")
     settings, same = tiny(save_every=4), ["step", "loss", "learning_rate", "tokens"]
     weights = "model/mp_rank_00_model_states.pt"  # and the optimizer's moments
-    run, final = run_of(settings), runs.checkpoint_path(run_of(settings).directory, 8)
+    run, final = run_of(settings), checkpoints.checkpoint_path(run_of(settings).directory, 8)
     fault(monkeypatch, rank=0, step=8, kind="kill", where="model_saved")
     with pytest.raises(RankFailed, match=r"rank 0 of 2, at step 8 \(model_saved\), was killed"):
         launch(settings)

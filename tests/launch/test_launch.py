@@ -6,11 +6,16 @@ import subprocess
 import sys
 
 import pytest
-from launches import config, launching, processes_of, small_disk
+from launches import config, processes_of, small_disk
 
-from chatlib.lab import LaunchError, failures, launch, runs
-from chatlib.lab.failures import failure
-from chatlib.lab.runs import run_of
+from chatlib.lab import LaunchError, launch
+from chatlib.launch import failures
+from chatlib.launch import launcher as launching
+from chatlib.launch.failures import failure
+from chatlib.runs import checkpoints, identity
+from chatlib.runs.files import read_json, write_json
+from chatlib.runs.recorder import state_path, write_state
+from chatlib.runs.store import Run, run_of
 
 
 @pytest.mark.launch
@@ -35,13 +40,15 @@ def test_a_launch_keeps_the_run_contract_and_is_found_again(home):
 def unfinished(settings, checkpoint=None, **facts):
     directory = run_of(settings).directory
     directory.mkdir(parents=True)
-    runs.write_json(directory / "config.json", settings.model_dump(mode="json"))
-    runs.write_json(directory / "manifest.json", {"status": "running", **facts})
+    write_json(directory / "config.json", settings.model_dump(mode="json"))
+    write_json(directory / "manifest.json", {"status": "running", **facts})
     if checkpoint:
-        temporary = runs.checkpoint_path(directory, checkpoint).with_suffix(".tmp")
+        temporary = checkpoints.checkpoint_path(directory, checkpoint).with_suffix(".tmp")
         temporary.mkdir(parents=True)
         (temporary / "state").write_text("x")
-        runs.commit_checkpoint(temporary, runs.checkpoint_path(directory, checkpoint), 1)
+        checkpoints.commit_checkpoint(
+            temporary, checkpoints.checkpoint_path(directory, checkpoint), 1
+        )
     return directory
 
 
@@ -79,7 +86,7 @@ def test_a_directory_in_use(home):
 def test_a_checkpoint_is_not_overwritten_by_starting_over(home):
     directory = unfinished(config(), checkpoint=40)
     refused("unfinished run with a checkpoint of step 40; continue with resume=True or remove")
-    assert runs.newest_checkpoint(directory)
+    assert checkpoints.newest_checkpoint(directory)
 
 
 def test_a_config_that_was_edited_in_the_run_directory(home):
@@ -102,7 +109,7 @@ def by_one_rank(home):
     """The same stage, begun by two ranks (40 steps) and carried further by one (60 steps)."""
     settings = config(ranks=1)
     for begun, step in ((config(), 40), (settings, 60)):
-        directory = unfinished(begun, checkpoint=step, data=runs.fingerprints(begun))
+        directory = unfinished(begun, checkpoint=step, data=identity.fingerprints(begun))
         (directory / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
     return run_of(settings)
 
@@ -134,7 +141,7 @@ def test_an_edited_config_is_not_overwritten_by_taking_over(by_one_rank):
     edited = {**config().model_dump(mode="json"), "learning_rate": 1.0}
     (directory / "config.json").write_text(json.dumps(edited))
     refused(r"config.json was changed after .* \(learning_rate\)", resume=True)
-    assert runs.read_json(directory / "config.json") == edited
+    assert read_json(directory / "config.json") == edited
 
 
 def test_a_dry_run_of_resuming_finds_nothing_to_continue(home, capsys):
@@ -166,8 +173,8 @@ def test_the_rank_that_began_it_is_named(home, states, culprit):
     (home / "log").mkdir()
     for one in states:
         one.setdefault("error", "")
-        runs.write_state(runs.state_path(home, one["rank"]), one)
-    assert failure(runs.Run(home), 2, 1).rank == culprit
+        write_state(state_path(home, one["rank"]), one)
+    assert failure(Run(home), 2, 1).rank == culprit
 
 
 @pytest.mark.parametrize(

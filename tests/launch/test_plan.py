@@ -5,9 +5,11 @@ import math
 import pytest
 from launches import config
 
-from chatlib.lab import PPOConfig, TinyModel, launch, plan, runs
-from chatlib.lab.config import Lora
-from chatlib.lab.deepspeed_json import all_deepspeed_json, deepspeed_json, resolve_dtype
+from chatlib.lab import PPOConfig, TinyModel, launch
+from chatlib.launch import memory, plan
+from chatlib.runs.files import write_json
+from chatlib.settings.deepspeed import all_deepspeed_json, deepspeed_json, resolve_dtype
+from chatlib.settings.stages import Lora
 
 
 def test_the_tiny_models_weights_are_counted_as_transformers_counts_them():
@@ -23,9 +25,9 @@ def test_the_tiny_models_weights_are_counted_as_transformers_counts_them():
         tie_word_embeddings=True,
     )
     model = LlamaForCausalLM(shape)
-    assert plan.trained(plan.tiny_shapes(tiny), None) == model.num_parameters()
+    assert memory.trained(memory.tiny_shapes(tiny), None) == model.num_parameters()
     by_hand = 3 * 2 * (4 * (32 + 32))  # layers x (q, v) x rank (in + out)
-    assert plan.trained(plan.tiny_shapes(tiny), Lora(lora_dim=4)) == by_hand
+    assert memory.trained(memory.tiny_shapes(tiny), Lora(lora_dim=4)) == by_hand
 
 
 def test_a_stored_models_weights_are_read_from_its_headers(home):
@@ -34,7 +36,7 @@ def test_a_stored_models_weights_are_read_from_its_headers(home):
 
     weights = {"a.weight": torch.zeros(3, 5), "b.bias": torch.zeros(7), "c": torch.tensor(1.0)}
     save_file(weights, home / "model.safetensors", metadata={"format": "pt"})
-    shapes = plan.stored_shapes(home)
+    shapes = memory.stored_shapes(home)
     assert sum(map(math.prod, shapes.values())) == 15 + 7 + 1
 
 
@@ -45,21 +47,21 @@ def test_ppo_counts_four_models_and_its_own_batches(home):
 
         (home / name / "model").mkdir(parents=True)
         save_file({"w.weight": torch.zeros(1000)}, home / name / "model" / "model.safetensors")
-        runs.write_json(home / name / "manifest.json", {"status": "complete"})
+        write_json(home / name / "manifest.json", {"status": "complete"})
     ppo = PPOConfig(model="run:sft-1", reward_model="run:reward-1", ranks=2, minibatches=2)
-    parts = plan.memory(ppo, "cpu")
+    parts = memory.memory(ppo, "cpu")
     assert parts["reference and reward model"] == parts["weights"] == 8000
     assert parts["optimizer"] == 16000
     sharded = PPOConfig(**ppo.model_dump() | {"zero_stage": 3, "offload_reference_model": True})
-    assert plan.memory(sharded, "cpu")["reference and reward model"] == 4000
-    on_card = plan.memory(sharded, "cuda")
+    assert memory.memory(sharded, "cpu")["reference and reward model"] == 4000
+    on_card = memory.memory(sharded, "cuda")
     assert on_card["reference and reward model"] == 1000  # bf16, one of two, half of it
     assert on_card["bucket"] == 2 * 2 * 50_000_000
     thrifty = PPOConfig(**sharded.model_dump() | {"offload": True})
-    assert plan.memory(thrifty, "cuda")["optimizer"] == 0
-    assert plan.checkpoint_bytes(thrifty, "cuda") == 2 * 1000 // 2 * (2 + 12)
+    assert memory.memory(thrifty, "cuda")["optimizer"] == 0
+    assert memory.checkpoint_bytes(thrifty, "cuda") == 2 * 1000 // 2 * (2 + 12)
     averaged = PPOConfig(**thrifty.model_dump() | {"enable_ema": True})
-    assert plan.checkpoint_bytes(averaged, "cuda") == 14000 + 2 * 1000
+    assert memory.checkpoint_bytes(averaged, "cuda") == 14000 + 2 * 1000
     assert plan.batch_line(ppo).startswith("16 micro x 1 accumulation x 2 ranks = 32 examples")
     assert "64 answers and 4 optimizer steps an iteration" in plan.batch_line(ppo)
     documents = all_deepspeed_json(ppo.model_copy(update={"critic_zero_stage": 3}), "cpu")

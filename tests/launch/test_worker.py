@@ -9,27 +9,31 @@ import time
 import pytest
 from launches import config
 
-from chatlib.lab import failures, nodes, runs
+from chatlib.launch import failures
+from chatlib.runs import meeting
+from chatlib.runs.files import read_json, write_json
+from chatlib.runs.recorder import Recorder, read_metrics, state_path, write_state
+from chatlib.runs.store import Run
 from chatlib.train import worker
 
 
 def start(home, **environment):
     (home / "log").mkdir()
-    runs.write_json(home / "config.json", config(ranks=1).model_dump(mode="json"))
+    write_json(home / "config.json", config(ranks=1).model_dump(mode="json"))
     command = [sys.executable, "-m", "chatlib.train.worker", "--run", str(home)]
     return subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
 
 
 def work(home, fault=""):
     code = start(home, CHATLIB_FAULT=fault).wait(timeout=60)
-    return code, runs.read_json(runs.state_path(home, 0))
+    return code, read_json(state_path(home, 0))
 
 
 def test_a_rank_that_finishes_completes_the_manifest(home):
     code, state = work(home)
     assert (code, state["status"], state["code"]) == (0, "done", 0)
-    assert runs.Run(home).complete
-    assert 5e6 < runs.Run(home).manifest["peak_bytes"][0] < 5e8
+    assert Run(home).complete
+    assert 5e6 < Run(home).manifest["peak_bytes"][0] < 5e8
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def test_a_rank_that_fails_says_so_and_its_exit_code_is_never_0(home, kind, expe
     code, state = work(home, f"rank=0,step=2,kind={kind}")
     assert code != 0 and state["step"] == 2
     assert {name: state[name] for name in expected} == expected
-    assert not runs.Run(home).complete
+    assert not Run(home).complete
 
 
 def test_a_rank_whose_stage_cannot_be_imported(home, monkeypatch):
@@ -60,21 +64,21 @@ def test_a_bad_fault_is_told_by_the_log(home):
 
 
 def test_a_rank_that_was_started_over_ssh_dumps_its_stacks_when_dismissed(home):
-    nodes.announce(home, 29500, None)
+    meeting.announce(home, 29500, None)
     rank = start(home, CHATLIB_ATTACHED="announcement", LIGHT_SECONDS="60")
-    while not runs.read_metrics(home / "metrics.jsonl"):
+    while not read_metrics(home / "metrics.jsonl"):
         assert rank.poll() is None
         time.sleep(0.05)
-    nodes.dismiss(home)
+    meeting.dismiss(home)
     assert rank.wait(timeout=60) == -signal.SIGKILL
     assert "light_stage.py" in (home / "log" / "rank0.stack.txt").read_text()
 
 
 def test_a_rank_that_waits_for_one_that_failed_says_that_it_is_not_the_cause(home):
     (home / "log").mkdir()
-    recorder = runs.Recorder(home, 0, 2)
-    runs.write_state(runs.state_path(home, 1), {"rank": 1, "status": "ended", "time": 1e12})
+    recorder = Recorder(home, 0, 2)
+    write_state(state_path(home, 1), {"rank": 1, "status": "ended", "time": 1e12})
     with pytest.raises(RuntimeError, match="another rank did not finish: rank 1") as caught:
         worker.complete(recorder, {})
     recorder.report(status="failed", error=str(caught.value), traceback="")
-    assert failures.failure(runs.Run(home), 2, 1).rank == 1
+    assert failures.failure(Run(home), 2, 1).rank == 1

@@ -5,7 +5,7 @@ import socket
 import pytest
 import tiny_stages as tiny
 
-from chatlib.lab.runs import Recorder
+from chatlib.runs.recorder import Recorder
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,10 @@ import tiny_stages as tiny
 import torch
 
 from chatlib.data import collate, shop, template
-from chatlib.lab import runs
-from chatlib.lab.config import Lora
+from chatlib.runs import checkpoints
+from chatlib.runs.files import read_json
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.stages import Lora
 from chatlib.train import engine, models, ppo, rollout
 
 # Adam divides by the gradient's own size: with a small epsilon, weights whose gradient is all
@@ -23,7 +25,7 @@ FAST = 2e-2  # a learning rate at which a wrong gradient shows within three step
 
 def train(config, recorder):
     """Every experiment in turn; the folders of a policy and a scorer stand in `inputs.json`."""
-    inputs = runs.read_json(recorder.directory.parent / "inputs.json")
+    inputs = read_json(recorder.directory.parent / "inputs.json")
     device = engine.start(config, recorder)
     place, findings = recorder.directory, {}
     for experiment in (zero_stages, reward_stages, resumed, rollouts, update_of_given_answers):
@@ -81,7 +83,7 @@ def resumed(place: Path, inputs, device):
     whole = tiny.train(config, place / "whole")
     rest = place / "rest"
     engine.barrier()
-    tiny.train(config, rest, runs.checkpoint_path(whole.directory, 2))
+    tiny.train(config, rest, checkpoints.checkpoint_path(whole.directory, 2))
     return None
 
 
@@ -116,7 +118,7 @@ def update_of_given_answers(place: Path, inputs, device, worlds=2):
         )
         directory = place / f"update{stage}"
         (directory / "log").mkdir(parents=True, exist_ok=True)
-        recorder = runs.Recorder(directory, *tiny.place())
+        recorder = Recorder(directory, *tiny.place())
         tokenizer = models.load_tokenizer(config.model)
         four = ppo.four_models(config, tokenizer, device, recorder)
         partitioned = [not any(w.numel() for w in net.parameters()) for net in four]

@@ -7,8 +7,8 @@ import tiny_stages as tiny
 
 from chatlib.data import shop, template
 from chatlib.data.schema import Dialogue
-from chatlib.lab.config import PPOConfig, SFTConfig, TinyModel
-from chatlib.lab.runs import RunError
+from chatlib.runs.files import RunError
+from chatlib.settings.stages import PPOConfig, SFTConfig, TinyModel
 from chatlib.train import models, ppo, reward, sft
 
 ALONE = type("Place", (), {"rank": 0, "world": 1})

@@ -8,8 +8,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_settings_do_what_they_say import remember_engines
 
-from chatlib.lab.config import Lora
-from chatlib.lab.runs import Run
+from chatlib.runs.store import Run
+from chatlib.settings.stages import Lora
 from chatlib.train import engine, models, ppo
 
 

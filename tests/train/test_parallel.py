@@ -6,8 +6,8 @@ import parallel_stage
 import pytest
 import tiny_stages as tiny
 
-from chatlib.lab import runs
-from chatlib.lab.config import Lora
+from chatlib.runs.store import Run
+from chatlib.settings.stages import Lora
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(600)]
 TOLERANCE = 1e-5
@@ -100,7 +100,7 @@ def test_a_ppo_update_does_not_depend_on_ranks_and_stage(stage, update_alone, fo
 
 
 def test_two_and_two_ppo_iterations_on_two_ranks_are_four_bit_for_bit(two):
-    whole, rest = (runs.Run(two / name) for name in ("whole", "rest"))
+    whole, rest = (Run(two / name) for name in ("whole", "rest"))
     frames = [run.metrics.drop(columns=tiny.TIMES, errors="ignore") for run in (whole, rest)]
     assert frames[0].iloc[2:].reset_index(drop=True).equals(frames[1])
     assert tiny.furthest(*(tiny.weights(run.model_dir) for run in (whole, rest))) == 0

@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification, TemperatureLogitsWa
 
 from chatlib.data import collate, shop, template
 from chatlib.data.schema import Dialogue
-from chatlib.lab.config import Lora
-from chatlib.lab.runs import Recorder
+from chatlib.runs.recorder import Recorder
+from chatlib.settings.stages import Lora
 from chatlib.train import engine, models, ppo, reward, rollout, sft
 from chatlib.train.models import AnswerLM, TokenScorer
 

@@ -5,14 +5,16 @@ import time
 import pytest
 import torch
 
-from chatlib.lab import TinyModel, launch, plan, scaling
-from chatlib.lab.config import Lora, ProbeConfig
+from chatlib.lab import TinyModel, launch
+from chatlib.launch import memory
+from chatlib.maths import scaling
+from chatlib.settings.stages import Lora, ProbeConfig
 from chatlib.train import probe
 
 RANKS = 2
 MODEL = TinyModel(hidden_size=64, intermediate_size=64, layers=16, vocab_size=300, context=160)
 CASES = {f"ZeRO {stage}": {"zero_stage": stage} for stage in range(4)}
-PSI = plan.trained(plan.tiny_shapes(MODEL), None)
+PSI = memory.trained(memory.tiny_shapes(MODEL), None)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_ranks_hold_what_was_predicted(found, stage):
 
 @pytest.mark.launch
 def test_adapters_alone_have_gradients_and_moments(found):
-    adapters = plan.trained(plan.tiny_shapes(MODEL), Lora())
+    adapters = memory.trained(memory.tiny_shapes(MODEL), Lora())
     held = found["LoRA"][0]["held"]
     expected = scaling.state_bytes(PSI + adapters, adapters, RANKS, 0, "fp32")
     assert {part: held[part] for part in expected} == pytest.approx(expected, rel=0.02)

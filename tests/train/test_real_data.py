@@ -12,8 +12,8 @@ from transformers import (
     AutoTokenizer,
 )
 
-from chatlib.lab.config import TinyModel
-from chatlib.lab.launch import launch
+from chatlib.lab import launch
+from chatlib.settings.stages import TinyModel
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(600)]
 MODEL = TinyModel(hidden_size=64, layers=2, heads=2, vocab_size=3000, context=256)

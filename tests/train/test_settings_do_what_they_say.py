@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from chatlib.data import shop, template
-from chatlib.lab import runs
-from chatlib.lab.config import Lora
 from chatlib.maths.policy import ema_closed_form
+from chatlib.runs import checkpoints
+from chatlib.settings.stages import Lora
 from chatlib.train import engine, models, ppo, reward, rollout
 
 
@@ -209,7 +209,7 @@ def test_two_and_two_steps_are_four_bit_for_bit(stage, zero_stage, policy, score
     part = tmp_path / "part"
     part.mkdir()
     (part / "metrics.jsonl").write_text((tmp_path / "whole" / "metrics.jsonl").read_text())
-    rest = tiny.train(config, part, runs.checkpoint_path(whole.directory, 2))
+    rest = tiny.train(config, part, checkpoints.checkpoint_path(whole.directory, 2))
     same = [run.metrics.drop(columns=tiny.TIMES, errors="ignore") for run in (whole, rest)]
     assert same[0].equals(same[1]) and len(same[0]) >= 4
     assert rest.manifest["tokens"] == whole.manifest["tokens"]
@@ -222,7 +222,7 @@ def test_two_and_two_steps_are_four_bit_for_bit(stage, zero_stage, policy, score
 def test_a_run_that_was_cut_off_after_its_last_step_is_finished(stage, policy, scorer, tmp_path):
     config = RESUMED[stage](policy.model_dir, scorer.model_dir)
     whole = tiny.train(config, tmp_path / "whole")
-    rest = tiny.train(config, tmp_path / "rest", runs.checkpoint_path(whole.directory, 4))
+    rest = tiny.train(config, tmp_path / "rest", checkpoints.checkpoint_path(whole.directory, 4))
     figures = ("tokens", "loss", "held_out_loss", "held_out_accuracy", "beta")
     for name in figures:
         assert rest.manifest.get(name) == whole.manifest.get(name)

@@ -5,7 +5,7 @@ import tiny_stages as tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from chatlib.lab.config import Lora, SFTConfig
+from chatlib.settings.stages import Lora, SFTConfig
 from chatlib.train import models, ppo
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 

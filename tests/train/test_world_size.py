@@ -6,8 +6,9 @@ import torch
 import world_stage
 from test_settings_do_what_they_say import remember_engines
 
-from chatlib.lab import RankFailed, runs
-from chatlib.lab.launch import launch
+from chatlib.lab import RankFailed, launch
+from chatlib.runs import checkpoints
+from chatlib.runs.store import Run
 from chatlib.train import ppo
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(600)]
@@ -32,10 +33,10 @@ def continued(inputs, two, tmp_path):
 
     def rest(name, **changes):
         config = world_stage.cases(inputs, **ALONE)[name].model_copy(update=changes)
-        half = runs.checkpoint_path(two / name, config.save_every)
+        half = checkpoints.checkpoint_path(two / name, config.save_every)
         nets = remember_engines(lambda: tiny.train(config, tmp_path, half))
         assert not (tmp_path / "checkpoint" / "universal").exists()
-        return runs.Run(tmp_path), nets
+        return Run(tmp_path), nets
 
     return rest
 
@@ -48,7 +49,7 @@ def continued(inputs, two, tmp_path):
     ],
 )
 def test_the_other_half_on_one_rank_is_that_of_two(name, two, continued):
-    whole, close = runs.Run(two / name), 1e-2 if name.startswith("bf16") else 1e-4
+    whole, close = Run(two / name), 1e-2 if name.startswith("bf16") else 1e-4
     rest, nets = continued(name)
     assert nets[0].loaded_checkpoint_dp_world_size == 2 == 2 * nets[0].dp_world_size
     for column in ("loss", "learning_rate", "tokens"):
@@ -74,7 +75,7 @@ def test_one_rank_continues_a_launch_of_two_that_lost_one(alone, tmp_path, monke
 
 
 def test_ppo_goes_on_with_its_average_and_its_beta(two, continued):
-    whole, (rest, nets) = runs.Run(two / "ppo"), continued("ppo")
+    whole, (rest, nets) = Run(two / "ppo"), continued("ppo")
     assert all(net.loaded_checkpoint_dp_world_size == 2 for net in nets)
     assert rest.metrics["beta"].iloc[-1] == pytest.approx(whole.metrics["beta"].iloc[1])
     assert (rest.directory / "model_ema").is_dir()
@@ -91,6 +92,6 @@ def test_sampling_goes_on_with_new_numbers(two, continued, monkeypatch):
 
     monkeypatch.setattr(ppo, "generate", generate)
     continued("ppo")
-    saved = torch.load(runs.checkpoint_path(two / "ppo", 1) / "rank0.pt", weights_only=True)
+    saved = torch.load(checkpoints.checkpoint_path(two / "ppo", 1) / "rank0.pt", weights_only=True)
     start = torch.Generator().manual_seed(0).get_state()
     assert not any(torch.equal(states[0], other) for other in (saved["torch"], start))

@@ -18,10 +18,11 @@ from transformers import (
 )
 
 from chatlib.data import template
-from chatlib.lab import runs
-from chatlib.lab.config import PPOConfig, RewardConfig, SFTConfig, StageConfig, TinyModel
-from chatlib.lab.launch import launch
-from chatlib.lab.runs import Recorder, Run
+from chatlib.lab import launch
+from chatlib.runs.files import write_json
+from chatlib.runs.recorder import Recorder
+from chatlib.runs.store import Run
+from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig, StageConfig, TinyModel
 
 CONTEXT = 160
 TINY = TinyModel(hidden_size=32, layers=2, heads=2, vocab_size=512, context=CONTEXT)
@@ -52,7 +53,7 @@ def train(config: StageConfig, directory: Path, checkpoint: Path | None = None) 
     stage = importlib.import_module(f"chatlib.train.{config.stage}")
     summary = stage.train(config, Recorder(directory, *place(), checkpoint))
     if place()[0] == 0:
-        runs.write_json(directory / "manifest.json", summary | {"status": "complete"})
+        write_json(directory / "manifest.json", summary | {"status": "complete"})
     return Run(directory)
 
 
@@ -65,7 +66,7 @@ def place() -> tuple[int, int]:
 
 def launched(stage: str, home: Path, inputs: dict[str, str]) -> Path:
     """The directory of a launch in two ranks of a test's own stage, a module in this folder."""
-    runs.write_json(home / "inputs.json", inputs)
+    write_json(home / "inputs.json", inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLIB_RUNS", str(home))
         patch.setenv("CHATLIB_PROGRESS", "none")

@@ -2,8 +2,8 @@
 
 import tiny_stages as tiny
 
-from chatlib.lab import runs
-from chatlib.lab.config import Lora
+from chatlib.runs.files import read_json
+from chatlib.settings.stages import Lora
 from chatlib.train import engine
 
 STEPS = dict(steps=8, save_every=4, ranks=2, adam_epsilon=1e-3, learning_rate=2e-2, held_out=8)
@@ -11,7 +11,7 @@ STEPS = dict(steps=8, save_every=4, ranks=2, adam_epsilon=1e-3, learning_rate=2e
 
 def train(config, recorder):
     """SFT at every ZeRO stage, a reward model with adapters, PPO; models stand in `inputs.json`."""
-    inputs = runs.read_json(recorder.directory.parent / "inputs.json")
+    inputs = read_json(recorder.directory.parent / "inputs.json")
     engine.start(config, recorder)
     for name, case in cases(inputs, **STEPS).items():
         recorder.beat(0, name)

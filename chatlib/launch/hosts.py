@@ -9,21 +9,17 @@ machines share, under one path: heartbeats, checkpoints and the manifest live th
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import socket
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatlib.lab import runs
-from chatlib.lab.failures import LaunchError
+from chatlib.launch.failures import LaunchError
+from chatlib.runs.files import write_atomically
 
 LINE = re.compile(r"(\S+)\s+slots=(\d+)(\s*#.*)?")  # as DeepSpeed reads it
-SILENCE = 120.0  # seconds without news from the launching process: it was killed
 EXPORTED = ("GLOO_SOCKET_IFNAME", "HF_HOME", "HF_HUB_OFFLINE")  # to other machines, with CHATLIB_*
 Hosts = str | os.PathLike | Sequence[str]
 
@@ -127,46 +123,6 @@ def require_ssh_launcher(nodes: Nodes) -> None:
         )
 
 
-# ----------------------------------------------------------------- reaching each other
-
-
-def interface(nodes: Nodes) -> str | None:
-    """The network interface that leads from this machine to the others; None when unknown.
-
-    Nothing is sent: the route is asked for with an unconnected datagram socket.
-    """
-    import psutil
-
-    other = nodes.master if nodes.here else list(nodes.slots)[-1]
-    try:
-        family, *_, address = socket.getaddrinfo(other, 1, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)
-            own = probe.getsockname()[0]
-    except OSError:
-        return None
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(own == a.address.partition("%")[0] for a in addresses):
-            return name
-    return None
-
-
-def use_interface(directory: Path, rank: int) -> None:
-    """Let gloo and NCCL talk through the interface that leads a rank to the other machines.
-
-    Without that, gloo takes the address that the host's own name resolves to: often 127.0.1.1,
-    where nobody else can reach it. Machines may call theirs by different names, so every rank
-    looks for itself, in the run's hostfile. What the environment names already stays.
-    """
-    if not (directory / "hostfile").is_file():
-        return
-    slots = parse(directory / "hostfile")
-    here = list(slots).index(Nodes(slots).host_of_rank[rank])
-    if name := interface(Nodes(slots, here)):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
-
-
 def write_exports(path: Path, added: dict[str, str]) -> None:
     """The variables that DeepSpeed hands to ranks started over ssh, `NAME=VALUE` a line.
 
@@ -177,62 +133,4 @@ def write_exports(path: Path, added: dict[str, str]) -> None:
     lines = [line for file in own for line in file.read_text().splitlines() if "=" in line]
     wanted = {k: v for k, v in os.environ.items() if k.startswith("CHATLIB_") or k in EXPORTED}
     wanted |= added
-    runs.write_atomically(path, "\n".join([*lines, *(f"{k}={v}" for k, v in wanted.items())]))
-
-
-# --------------------------------------------------------------------------- meeting
-
-
-def meeting_path(directory: Path) -> Path:
-    """Where the first node says that it has started, and keeps saying so."""
-    return directory / "meeting.json"
-
-
-def announce(directory: Path, port: int, checkpoint: Path | None) -> None:
-    """The first node's word to the others: the port, and the checkpoint to continue from."""
-    named = str(checkpoint) if checkpoint else None
-    runs.write_json(meeting_path(directory), {"port": port, "checkpoint": named})
-
-
-def still_here(directory: Path) -> None:
-    """Renew the announcement's time: one that is not renewed was left by a dead launch."""
-    os.utime(meeting_path(directory))
-
-
-def dismiss(directory: Path) -> None:
-    """Tell the ranks that were started over ssh to end."""
-    with contextlib.suppress(OSError):
-        os.truncate(meeting_path(directory), 0)
-
-
-def await_dismissal(directory: Path, seconds: float = SILENCE) -> None:
-    """Return when the launching process dismissed its ranks, or was silent for so long."""
-    seen, heard = None, time.monotonic()
-    while time.monotonic() - heard < seconds:
-        with contextlib.suppress(OSError), open(meeting_path(directory), "rb") as announcement:
-            found = os.fstat(announcement.fileno())  # opened: a shared file system looks anew
-            if not found.st_size:
-                return
-            if found.st_mtime_ns != seen:
-                seen, heard = found.st_mtime_ns, time.monotonic()
-        time.sleep(min(1.0, seconds / 10))
-
-
-def await_meeting(directory: Path, finished: Callable[[], bool], seconds: float) -> dict | None:
-    """What the first node announced; None when the run is finished. Clocks need not agree.
-
-    Raises `LaunchError` when there is no living announcement within `seconds`.
-    """
-    path, deadline, seen = meeting_path(directory), time.monotonic() + seconds, set()
-    while not finished():
-        if path.is_file():
-            seen.add(path.stat().st_mtime_ns)
-        if len(seen) > 1 and (meeting := runs.read_json(path)):
-            return meeting
-        if time.monotonic() > deadline:
-            raise LaunchError(
-                f"the first node did not start {directory.name} within {seconds:.0f} s; look at "
-                f"what it printed, and whether it sees the same {directory.parent}"
-            )
-        time.sleep(0.2)
-    return None
+    write_atomically(path, "\n".join([*lines, *(f"{k}={v}" for k, v in wanted.items())]))

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlib.data.template import encode_prompts
-from chatlib.lab import runs
+from chatlib.runs import identity
+from chatlib.runs.files import RunError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ class ChatError(ValueError):
 
 def _folder(reference: object) -> Path | None:
     """The local folder of a Run, a path (a run's directory too) or run:NAME; None for hub:NAME."""
-    place = runs.resolve(getattr(reference, "model_dir", reference))
+    place = identity.resolve(getattr(reference, "model_dir", reference))
     if not isinstance(place, Path):
         return None
     place = place / "model" if (place / "model/config.json").is_file() else place
@@ -78,8 +79,10 @@ def load(reference: object, name: str | None = None) -> Assistant:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from chatlib.train.models import no_bar
+
     folder = _folder(reference)
-    place, revision = (str(folder), None) if folder else runs.resolve(reference)
+    place, revision = (str(folder), None) if folder else identity.resolve(reference)
     options = {"revision": revision, "local_files_only": folder is not None}
     tokenizer = AutoTokenizer.from_pretrained(place, **options)
     if not tokenizer.chat_template:
@@ -90,20 +93,6 @@ def load(reference: object, name: str | None = None) -> Assistant:
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Assistant(name or _short_name(place), model.eval().to(device), tokenizer)
-
-
-@contextlib.contextmanager
-def no_bar() -> Iterator[None]:
-    """Without transformers' progress bar: a page that loads a folder should show no trace of it."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _short_name(place: str) -> str:
@@ -347,7 +336,7 @@ def run(options: argparse.Namespace) -> int:
         chats = [
             Chat(load(model), options.facts, sampling, options.context) for model in options.models
         ]
-    except (ChatError, runs.RunError) as error:
+    except (ChatError, RunError) as error:
         print(error, file=sys.stderr)
         return 2
     print(COMMANDS)

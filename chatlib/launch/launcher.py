@@ -9,42 +9,52 @@ the group is ended on return, and the ranks end themselves when this process die
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import importlib.metadata
 import os
-import platform
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatlib.lab import display, nodes, plan, runs
-from chatlib.lab.config import StageConfig
-from chatlib.lab.deepspeed_json import all_deepspeed_json
-from chatlib.lab.failures import (
-    FULL,
+from chatlib.launch import hosts as machines
+from chatlib.launch import plan
+from chatlib.launch.directory import POLL, claimed, prepare, require_unchanged, writable
+from chatlib.launch.failures import (
     LaunchError,
     RankFailed,
     failure,
     has_failed,
-    live_ranks,
     port_was_taken,
     stuck,
 )
-from chatlib.lab.nodes import Hosts, Nodes
-from chatlib.lab.runs import Run
+from chatlib.launch.hosts import Hosts, Nodes
+from chatlib.launch.resume import adopt, planned_checkpoint, run_to_continue
+from chatlib.runs import meeting, provenance
+from chatlib.runs.files import write_atomically, write_json
+from chatlib.runs.identity import fingerprints, models_of, resolve
+from chatlib.runs.recorder import Tail, read_states, state_path, write_state
+from chatlib.runs.store import Run, run_of
+from chatlib.settings.deepspeed import all_deepspeed_json
+from chatlib.settings.device import accelerator
+from chatlib.settings.stages import StageConfig
 
 START_TIMEOUT = 120.0  # seconds until every rank's first sign of life, at least
 TIMEOUT = 600.0  # seconds without a heartbeat; loading a large model may take minutes
-POLL = 0.1  # seconds between two looks at the ranks
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 SSH_GRACE = 15.0  # seconds for ranks on other machines to end after they were dismissed
-SHARING = frozenset({"ranks", "gradient_accumulation_steps"})  # how, not which examples a step has
-PACKAGES = ("chatlib", "torch", "deepspeed", "transformers", "tokenizers", "peft", "datasets")
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+Show = Callable[[list[dict]], None]
+Progress = Callable[[str, int], AbstractContextManager[Show]]
+
+
+@contextlib.contextmanager
+def silent(name: str, steps: int) -> Iterator[Show]:
+    """Progress that nobody sees."""
+    yield lambda rows: None
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Job:
     resume: bool
     timeout: float
     several: Nodes | None  # machines; None: this one alone
+    progress: Progress
 
     @property
     def over_ssh(self) -> bool:
@@ -87,6 +98,7 @@ def launch(
     timeout: float | None = None,
     hosts: Hosts | None = None,
     node_rank: int | None = None,
+    progress: Progress = silent,
 ) -> Run:
     """Train one stage with DeepSpeed and return its finished run.
 
@@ -106,22 +118,24 @@ def launch(
     over ssh, unless the same launch runs on every machine, each with its own `node_rank` (0, 1,
     ...). The folder of runs must be on a file system that all machines share under one path.
     Over ssh, ranks on other machines outlive a killed launching process by two minutes.
+    `progress` shows the metrics while they come: `(name, steps)` gives a context that yields a
+    function of the rows so far.
 
     Raises `RankFailed`, `RankStuck` or `LaunchError`, and their base `RunError` where a model or
     a source is missing; but it ends every process it started first, also when it is interrupted.
     """
     if ranks is not None:
         config = type(config).model_validate({**config.model_dump(), "ranks": ranks})
-    several = nodes.read(hosts, config.ranks, node_rank)
-    prints = runs.fingerprints(config)
-    run = runs.run_of(config, prints)
+    several = machines.read(hosts, config.ranks, node_rank)
+    prints = fingerprints(config)
+    run = run_of(config, prints)
     if dry_run:
         checkpoint = planned_checkpoint(run, config, prints) if resume else None
         print(plan.describe(config, run.directory, several, checkpoint))
     elif not run.complete:
-        for model in runs.models_of(config):
-            runs.resolve(model)  # a missing one is told now, not by a rank
-        job = Job(run, config, prints, resume, timeout or TIMEOUT, several)
+        for model in models_of(config):
+            resolve(model)  # a missing one is told now, not by a rank
+        job = Job(run, config, prints, resume, timeout or TIMEOUT, several, progress)
         _join(job) if job.follows else _lead(job)
     return run
 
@@ -129,7 +143,7 @@ def launch(
 def _lead(job: Job) -> None:
     """The part of the process that owns the run directory."""
     if job.several:
-        nodes.require_ssh_launcher(job.several)
+        machines.require_ssh_launcher(job.several)
     else:
         plan.require_gpus(job.config.ranks)
     earlier = run_to_continue(job.run, job.config, job.prints) if job.resume else None
@@ -144,12 +158,15 @@ def _lead(job: Job) -> None:
 def _join(job: Job) -> None:
     """The part of every further node: run its ranks, and leave the record to the first node."""
     run, patience = job.run, max(job.timeout, START_TIMEOUT)
-    meeting = nodes.await_meeting(run.directory, lambda: run.complete, patience)
-    if meeting is None:
-        return
-    checkpoint = Path(meeting["checkpoint"]) if meeting["checkpoint"] else None
     try:
-        _run_group(job, checkpoint, meeting["port"])
+        said = meeting.await_meeting(run.directory, lambda: run.complete, patience)
+    except TimeoutError as error:
+        raise LaunchError(str(error)) from None
+    if said is None:
+        return
+    checkpoint = Path(said["checkpoint"]) if said["checkpoint"] else None
+    try:
+        _run_group(job, checkpoint, said["port"])
     except LaunchError as error:
         deadline = time.monotonic() + 2 * GRACE  # it knows better why, and says so on its way out
         while not (reason := run.manifest.get("reason")) and time.monotonic() < deadline:
@@ -178,208 +195,42 @@ def _train(job: Job) -> None:
         if outcome["status"] == "complete" or not run.complete:
             with contextlib.suppress(OSError):  # a full disk must not hide what happened
                 path = run.directory / "manifest.json"
-                runs.write_json(path, {**run.manifest, **outcome})
-
-
-# -------------------------------------------------------------------- the directory
-
-
-@contextlib.contextmanager
-def writable(directory: Path) -> Iterator[None]:
-    """Turn an `OSError` of writing into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise LaunchError(
-                f"the disk that holds {directory} is full; free some space "
-                "or set CHATLIB_RUNS to a folder elsewhere"
-            ) from error
-        raise LaunchError(
-            f"{directory} cannot be written ({error.strerror}); "
-            "set CHATLIB_RUNS to a folder that can"
-        ) from error
-
-
-@contextlib.contextmanager
-def claimed(directory: Path) -> Iterator[None]:
-    """Hold the run directory for this process; a sentence when it is another's."""
-    with writable(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(path.name for path in directory.iterdir())
-        if strangers and not {"config.json", "lock"} & set(strangers):
-            raise LaunchError(
-                f"{directory} holds something else ({strangers[0]}) and is left alone; "
-                "move it or set CHATLIB_RUNS to another folder"
-            )
-        lock = open(directory / "lock", "a+", encoding="utf-8")  # noqa: SIM115
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise LaunchError(
-                f"{directory} is in use by a live run (process {lock.read().strip() or '?'}); "
-                "wait for it or stop it"
-            ) from error
-        _wait_for_old_ranks(directory)
-        with writable(directory):
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-        yield
-
-
-def _wait_for_old_ranks(directory: Path, seconds: float = 10.0) -> None:
-    """Ranks whose launcher was killed end themselves; wait until they have."""
-    deadline = time.monotonic() + seconds
-    while pids := live_ranks(directory):
-        if time.monotonic() > deadline:
-            raise LaunchError(
-                f"{directory} is in use by processes {pids} of an earlier launch; stop them"
-            )
-        time.sleep(POLL)
-
-
-def planned_checkpoint(run: Run, config: StageConfig, prints: dict[str, str]) -> Path | None:
-    """Where the checkpoint lies, or will lie, from which `resume` continues."""
-    source = run_to_continue(run, config, prints)
-    found = source and runs.newest_checkpoint(source.directory)
-    return found and runs.checkpoint_path(run.directory, runs.checkpoint_step(found))
-
-
-def run_to_continue(run: Run, config: StageConfig, prints: dict[str, str]) -> Run | None:
-    """The unfinished run that `resume` means: `run`, or that of other ranks which got further.
-
-    None where there is no checkpoint. Only how a step's examples are shared out may differ
-    (`SHARING`); with another change a run is another one, and if `run` was not begun either,
-    that is hardly what was meant.
-    """
-    wanted, refused = config.model_dump(mode="json"), ""
-    found: dict[Run, int] = {}
-    for other, step in _unfinished(run.directory.parent, config.stage):
-        changed = [k for k in wanted if other.config.get(k) != wanted[k]]
-        same = SHARING.issuperset(changed) and other.manifest.get("data") == prints
-        if other == run or (same and not (run.config and runs.is_held(other.directory))):
-            found[other] = step
-        refused = refused or (
-            f"nothing to resume with these settings; the unfinished run {other.name} differs in "
-            f"{', '.join(changed) or 'its data'}: restore that, or launch without resume"
-        )
-    if refused and not found and not run.config:
-        raise LaunchError(refused)
-    return max(found, key=lambda other: (found[other], other == run), default=None)
-
-
-def _unfinished(folder: Path, stage: str) -> Iterator[tuple[Run, int]]:
-    """Runs of a stage that can be continued, and the step of each one's newest checkpoint."""
-    for run in map(Run, sorted(folder.glob(f"{stage}-*"))):
-        if not run.complete and (whole := runs.whole_checkpoints(run.directory)):
-            yield run, runs.checkpoint_step(whole[-1])
-
-
-def adopt(directory: Path, other: Run) -> None:
-    """Give a run another's newest checkpoint, its metrics, and a note of where they are from.
-
-    A copy: whatever becomes of the other run, and of the first attempt, this one can go on.
-    """
-    with claimed(other.directory):  # a live run would go on without us
-        checkpoint = runs.newest_checkpoint(other.directory)
-        step = runs.checkpoint_step(checkpoint)
-        final = runs.checkpoint_path(directory, step)
-        with writable(directory):
-            _clear(directory)
-            shutil.copytree(checkpoint, final.with_suffix(".tmp"))
-            os.rename(final.with_suffix(".tmp"), final)
-            shutil.copy(other.directory / "metrics.jsonl", directory)
-            begun = {"run": other.name, "ranks": other.config["ranks"], "step": step}
-            runs.write_json(directory / "manifest.json", {"continues": begun})
-
-
-def require_unchanged(directory: Path, config: StageConfig) -> None:
-    """Raise `LaunchError` where somebody has edited the configuration of a run that was begun."""
-    wanted, found = config.model_dump(mode="json"), runs.read_json(directory / "config.json")
-    if found and found != wanted:
-        changed = [k for k in wanted if found.get(k) != wanted[k]]
-        raise LaunchError(
-            f"{directory / 'config.json'} was changed after the run had started "
-            f"({', '.join(changed)}); launch the changed configuration as a run of its own"
-        )
-
-
-def prepare(directory: Path, resume: bool) -> Path | None:
-    """Make room for a launch; returns the checkpoint to continue from, or None."""
-    checkpoint = runs.newest_checkpoint(directory)
-    if checkpoint and not resume:
-        raise LaunchError(
-            f"{directory} holds an unfinished run with a checkpoint of step "
-            f"{runs.checkpoint_step(checkpoint)}; continue with resume=True or remove the folder"
-        )
-    if not checkpoint:
-        with writable(directory):
-            _clear(directory)
-    return checkpoint
-
-
-def _clear(directory: Path) -> None:
-    """Remove what an earlier attempt left, except the lock."""
-    for path in directory.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != "lock":
-            path.unlink()
+                write_json(path, {**run.manifest, **outcome})
 
 
 def _write_start(job: Job, started: float) -> None:
     """The files that a run has from its start."""
     directory, config, several = job.run.directory, job.config, job.several
     (directory / "log").mkdir(exist_ok=True)
-    runs.write_json(directory / "config.json", config.model_dump(mode="json"))
-    device = plan.accelerator()
-    runs.write_json(directory / "deepspeed.json", all_deepspeed_json(config, device, directory))
-    known = provenance(config, job.prints, started)
+    write_json(directory / "config.json", config.model_dump(mode="json"))
+    device = accelerator()
+    write_json(directory / "deepspeed.json", all_deepspeed_json(config, device, directory))
+    known = known_at_start(config, job.prints, started)
     if begun := job.run.manifest.get("continues"):
         known["continues"] = begun  # another run, on other ranks: see `adopt`
     if several:
         known["hosts"] = several.slots
-        runs.write_atomically(directory / "hostfile", several.hostfile)
+        write_atomically(directory / "hostfile", several.hostfile)
+        write_json(meeting.hosts_path(directory), {"ranks": several.host_of_rank})
         if job.over_ssh:
             added = plan.environment(config.ranks, several)
-            nodes.write_exports(directory / "exports.txt", added)
-    runs.write_json(directory / "manifest.json", known)
+            machines.write_exports(directory / "exports.txt", added)
+    write_json(directory / "manifest.json", known)
 
 
-def provenance(config: StageConfig, prints: dict[str, str], started: float) -> dict:
+def known_at_start(config: StageConfig, prints: dict[str, str], started: float) -> dict:
     """The part of the manifest that is known before training."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
     return {
         "status": "running",
         "stage": config.stage,
         "seed": config.seed,
         "world": config.ranks,
-        "device": plan.accelerator(),
+        "device": accelerator(),
         "started": started,
-        "versions": versions,
-        "commit": commit(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
         "data": prints,
     }
-
-
-def commit() -> str | None:
-    """The commit of this code, with `+changes` if the files differ from it; None without git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40"]
-    command += ["--exclude=*", "--dirty=+changes"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip() or None
-
-
-# ----------------------------------------------------------------- running and watching
 
 
 def _run_with_retry(job: Job, checkpoint: Path | None) -> None:
@@ -408,7 +259,7 @@ def _run_group(job: Job, checkpoint: Path | None, port: int | None = None) -> No
         with writable(run.directory):
             _expect_ranks(run.directory, ranks)
             if job.is_watched:
-                nodes.announce(run.directory, port, checkpoint)
+                meeting.announce(run.directory, port, checkpoint)
     process = _start(job, port, checkpoint, log)
     try:
         _watch(process, job)
@@ -422,7 +273,7 @@ def _expect_ranks(directory: Path, ranks: int) -> None:
     """State files of ranks that have not started."""
     for rank in range(ranks):
         waiting = {"rank": rank, "status": "waiting", "step": 0, "where": "not started"}
-        runs.write_state(runs.state_path(directory, rank), waiting)
+        write_state(state_path(directory, rank), waiting)
 
 
 def _start(job: Job, port: int, checkpoint: Path | None, log: Path) -> subprocess.Popen:
@@ -448,12 +299,12 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
     run, ranks, timeout = job.run, job.config.ranks, job.timeout
     hosts = job.several.host_of_rank if job.several else []
     beats = [(0.0, time.monotonic())] * ranks  # (a rank's own time, when we saw it)
-    with display.progress(run.name, job.config.steps) as show:
-        metrics = runs.Tail(run.directory / "metrics.jsonl")
+    with job.progress(run.name, job.config.steps) as show:
+        metrics = Tail(run.directory / "metrics.jsonl")
         while process.poll() is None:
             if job.is_watched:
-                nodes.still_here(run.directory)
-            states = runs.read_states(run.directory, ranks)
+                meeting.still_here(run.directory)
+            states = read_states(run.directory, ranks)
             if metrics.read():
                 show(metrics.rows)
             if any(has_failed(state) for state in states):
@@ -486,7 +337,7 @@ def _end(process: subprocess.Popen, job: Job) -> None:
     if not job.over_ssh:
         return end_group(process)
     try:
-        nodes.dismiss(job.run.directory)
+        meeting.dismiss(job.run.directory)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(SSH_GRACE)
     finally:

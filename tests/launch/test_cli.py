@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from chatlib.__main__ import main, table
-from chatlib.lab import profiles, runs
-from chatlib.lab.config import STAGES, SFTConfig
+from chatlib.cli import main, table
+from chatlib.lab import profiles
+from chatlib.runs import identity
+from chatlib.runs.files import write_json
+from chatlib.runs.store import Run
+from chatlib.settings.stages import STAGES, SFTConfig
 
 COMMANDS = [[], ["sft"], ["reward"], ["ppo"], ["e2e"], ["slurm"], ["runs"], ["chat"]]
 
@@ -83,8 +86,8 @@ def test_an_option_that_does_not_exist(capsys):
 def finished(home, name, **manifest):
     """A run with nothing but a manifest."""
     (home / name).mkdir()
-    runs.write_json(home / name / "manifest.json", {"status": "complete", **manifest})
-    return runs.Run(home / name)
+    write_json(home / name / "manifest.json", {"status": "complete", **manifest})
+    return Run(home / name)
 
 
 def test_runs_are_listed(home, capsys):
@@ -115,7 +118,7 @@ def planned(capsys, *arguments):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_starts_from_the_recipe_of_a_profile(stage, home, capsys, monkeypatch):
-    expected = runs.run_name(profiles.recipe(stage, 3, "laptop"))
+    expected = identity.run_name(profiles.recipe(stage, 3, "laptop"))
     assert planned(capsys, stage, "--profile", "laptop", "--seed", "3") == expected
     monkeypatch.setenv("CHATLIB_PROFILE", "laptop")
     assert planned(capsys, stage, "--seed", "3") == expected
@@ -126,13 +129,13 @@ def test_file_and_options_win_over_the_profile(home, capsys, monkeypatch):
     file.write_text(json.dumps({"steps": 7, "batch_size": 8}))
     options = ["sft", "--config", str(file), "--steps", "9"]
     changed = profiles.recipe("sft", profile="laptop", steps=9, batch_size=8)
-    assert planned(capsys, *options, "--profile", "laptop") == runs.run_name(changed)
+    assert planned(capsys, *options, "--profile", "laptop") == identity.run_name(changed)
     monkeypatch.setenv("CHATLIB_PROFILE", "laptop")  # a file means the same everywhere
-    assert planned(capsys, *options) == runs.run_name(SFTConfig(steps=9, batch_size=8))
+    assert planned(capsys, *options) == identity.run_name(SFTConfig(steps=9, batch_size=8))
 
 
 def test_without_a_profile_a_stage_starts_from_its_defaults(home, capsys):
-    assert planned(capsys, "sft", "--steps", "9") == runs.run_name(SFTConfig(steps=9))
+    assert planned(capsys, "sft", "--steps", "9") == identity.run_name(SFTConfig(steps=9))
 
 
 def test_a_profile_that_does_not_exist(home, capsys):

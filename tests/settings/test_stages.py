@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from chatlib.lab import runs
-from chatlib.lab.config import (
+from chatlib.runs import identity
+from chatlib.settings.stages import (
     LAUNCHED,
     PPOConfig,
     ProbeConfig,
@@ -50,7 +50,7 @@ def test_every_setting_is_described():
 )
 def test_the_defaults_keep_their_runs_names(config, name):
     """A new default, or a new field that is set, would hide every finished run."""
-    assert runs.run_name(config, prints={}) == name
+    assert identity.run_name(config, prints={}) == name
 
 
 def test_choices_of_an_annotation():

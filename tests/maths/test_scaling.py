@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
-from chatlib.lab import plan, scaling
-from chatlib.lab.config import Lora, ProbeConfig, TinyModel
+from chatlib.launch import memory
+from chatlib.maths import scaling
+from chatlib.settings.stages import Lora, ProbeConfig, TinyModel
 
 PSI = 1200  # divisible by every world below, so that shards are exact
 
@@ -165,10 +166,10 @@ def test_fewest_ranks_is_the_first_world_that_fits():
 
 def test_the_plan_of_a_launch_uses_this_arithmetic():
     tiny = TinyModel(hidden_size=32, layers=2, heads=2, vocab_size=300)
-    weights = plan.trained(plan.tiny_shapes(tiny), None)
+    weights = memory.trained(memory.tiny_shapes(tiny), None)
     config = ProbeConfig(model=tiny, cases={"a": {}}, ranks=4, zero_stage=3, lora=Lora())
-    parts = plan.memory(config, "cpu")
-    adapters = plan.trained(plan.tiny_shapes(tiny), Lora())
+    parts = memory.memory(config, "cpu")
+    adapters = memory.trained(memory.tiny_shapes(tiny), Lora())
     expected = scaling.state_bytes(weights, adapters, 4, 3, "fp32")
     assert {name: parts[name] for name in expected} == expected
 

@@ -11,6 +11,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def assistant(folder):
-    from chatlib import chat
+    from chatlib.serve import chat
 
     return chat.load(folder)

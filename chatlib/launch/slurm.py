@@ -10,8 +10,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from chatlib.lab import runs
-from chatlib.lab.config import StageConfig
+from chatlib.runs import identity
+from chatlib.settings.stages import StageConfig
 
 SCRIPT = """\
 #!/bin/bash
@@ -66,11 +66,11 @@ def script(
         )
     slots = min(ranks) // nodes
     return SCRIPT.format(
-        name=runs.run_name(configs[-1]),
+        name=identity.run_name(configs[-1]),
         nodes=nodes,
         gpus=f"#SBATCH --gpus-per-node={slots}\n" if gpus else "",
         time=time,
-        root=shlex.quote(str(runs.root())),
+        root=shlex.quote(str(identity.root())),
         python=shlex.quote(sys.executable),
         slots=slots,
         stages="".join(_stage(config, resume, timeout) for config in configs),
@@ -81,7 +81,7 @@ def _stage(config: StageConfig, resume: bool, timeout: float | None) -> str:
     """The lines of one stage."""
     options = "--resume" if resume else "${SLURM_RESTART_COUNT:+--resume}"
     return STAGE.format(
-        name=runs.run_name(config),
+        name=identity.run_name(config),
         config=config.model_dump_json(indent=1, exclude_none=True, exclude={"stage"}),
         stage=config.stage,
         options=options if timeout is None else f"--timeout {timeout:g} {options}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from chatlib.lab.config import Role, StageConfig
+from chatlib.settings.stages import Role, StageConfig
 
 DType = Literal["fp32", "bf16", "fp16"]
 

@@ -13,15 +13,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatlib.lab import runs
-from chatlib.lab.runs import Run, RunError
+from chatlib.runs.files import RunError, read_json
+from chatlib.runs.meeting import PEER_LOST
+from chatlib.runs.recorder import read_states
+from chatlib.runs.store import Run
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What says so in a rank's error: the system's own words, which Python, safetensors and tokenizers
 # pass on, and two of torch.save, which tells only that its stream took fewer bytes than it gave.
+
+# What says so in a rank's error: the system's own words, which Python, safetensors and tokenizers
+# pass on, and two of torch.save, which tells only that its stream took fewer bytes than it gave.
 DISK_FULL = (*map(os.strerror, FULL), "iostream error", "unexpected pos")
+
+
 PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
-PEER_LOST = "another rank did not finish"  # what our own worker says when it waited in vain
+
 # What a rank says when it fails only because another one has gone.
 SECONDARY = (
     PEER_LOST,
@@ -69,13 +76,10 @@ def live_ranks(directory: Path) -> list[int]:
     pids = []
     for path in directory.glob("log/rank*.json"):
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(runs.read_json(path).get("pid", 0))
+            process = psutil.Process(read_json(path).get("pid", 0))
             if str(directory) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                 pids.append(process.pid)
     return pids
-
-
-# ------------------------------------------------------------------ a rank that ended
 
 
 def failure(run: Run, ranks: int, code: int, log: Path | None = None) -> LaunchError:
@@ -83,7 +87,7 @@ def failure(run: Run, ranks: int, code: int, log: Path | None = None) -> LaunchE
 
     `code` is the exit code of the deepspeed launcher, `log` what it wrote.
     """
-    states = runs.read_states(run.directory, ranks)
+    states = read_states(run.directory, ranks)
     failed = [state for state in states if has_failed(state)]
     if not failed:
         log = log or run.directory / "log" / "launcher.txt"
@@ -133,9 +137,6 @@ def describe_code(code: int) -> str:
         signal.SIGBUS: ", probably shared memory full",
     }
     return f"{signal.Signals(-code).name}{causes.get(-code, '')}"
-
-
-# ----------------------------------------------------------------- a rank that hangs
 
 
 def stuck(

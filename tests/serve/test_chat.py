@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_chat_model import save
 
-from chatlib import chat
-from chatlib.chat import Chat, ChatError, Sampling
-from chatlib.lab.runs import RunError
+from chatlib.runs.files import RunError
+from chatlib.serve import chat
+from chatlib.serve.chat import Chat, ChatError, Sampling
 
 FIVE = Sampling(max_new_tokens=5)
 

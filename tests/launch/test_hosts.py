@@ -17,9 +17,12 @@ from pathlib import Path
 import pytest
 from launches import config, processes_of, tiny
 
-from chatlib.__main__ import main
-from chatlib.lab import LaunchError, launch, nodes, plan, runs
-from chatlib.lab.runs import run_of
+from chatlib.cli import main
+from chatlib.lab import LaunchError, launch
+from chatlib.launch import hosts, plan
+from chatlib.runs import identity, meeting
+from chatlib.runs.files import write_json
+from chatlib.runs.store import run_of
 
 # ------------------------------------------------------------------------- hostfiles
 
@@ -27,18 +30,18 @@ from chatlib.lab.runs import run_of
 def test_a_hostfile_and_a_list_of_its_lines_are_the_same(tmp_path):
     lines = ["# our machines", "node1 slots=8", "", "node2  slots=4  # the old one"]
     (tmp_path / "hostfile").write_text("\n".join(lines))
-    found = nodes.read(tmp_path / "hostfile", 12)
-    assert found == nodes.read(lines, 12)
+    found = hosts.read(tmp_path / "hostfile", 12)
+    assert found == hosts.read(lines, 12)
     assert found.slots == {"node1": 8, "node2": 4} and found.master == "node1"
     assert found.host_of_rank == ["node1"] * 8 + ["node2"] * 4
-    assert [nodes.read(lines, 12, r).local_ranks for r in (0, 1)] == [8, 4]
+    assert [hosts.read(lines, 12, r).local_ranks for r in (0, 1)] == [8, 4]
 
 
 def test_the_hostfile_may_come_from_the_environment(tmp_path, monkeypatch):
-    assert nodes.read(None, 2) is None
+    assert hosts.read(None, 2) is None
     (tmp_path / "hostfile").write_text("node1 slots=2\n")
     monkeypatch.setenv("CHATLIB_HOSTS", str(tmp_path / "hostfile"))
-    assert nodes.read(None, 2).slots == {"node1": 2}
+    assert hosts.read(None, 2).slots == {"node1": 2}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_bad_hosts_get_a_sentence(home, hosts, node_rank, sentence):
 def test_deepspeed_reads_our_command_and_hostfile_as_meant(tmp_path, node_rank):
     from deepspeed.launcher import runner
 
-    several = nodes.read(["node1 slots=8", "node2 slots=4"], 12, node_rank)
+    several = hosts.read(["node1 slots=8", "node2 slots=4"], 12, node_rank)
     (tmp_path / "hostfile").write_text(several.hostfile)
     parsed = runner.parse_args(plan.command(tmp_path, 12, 29500, None, several)[1:])
     assert runner.fetch_hostfile(parsed.hostfile) == {"node1": 8, "node2": 4}
@@ -82,10 +85,10 @@ def test_a_dry_run_shows_the_hosts(home, capsys, monkeypatch):
 
 
 def test_what_the_environment_names_as_interface_stays(tmp_path, monkeypatch):
-    (tmp_path / "hostfile").write_text("127.0.0.1 slots=1\n127.0.0.2 slots=1\n")
+    write_json(meeting.hosts_path(tmp_path), {"ranks": ["127.0.0.1", "127.0.0.2"]})
     monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
-    nodes.use_interface(tmp_path, 1)
+    meeting.use_interface(tmp_path, 1)
     assert [os.environ[f"{kind}_SOCKET_IFNAME"] for kind in ("GLOO", "NCCL")] == ["mine", "lo"]
 
 
@@ -102,32 +105,32 @@ def test_what_ranks_on_other_machines_get_from_our_environment(tmp_path, monkeyp
     monkeypatch.setenv("CHATLIB_STAGE_MODULE", "light_stage")
     monkeypatch.setenv("HF_TOKEN", "secret")
     (tmp_path / "mine.env").write_text("NCCL_DEBUG=INFO\n")
-    several = nodes.read(["node1 slots=1", "node2 slots=1"], 2)
-    nodes.write_exports(tmp_path / "exports.txt", plan.environment(2, several))
+    several = hosts.read(["node1 slots=1", "node2 slots=1"], 2)
+    hosts.write_exports(tmp_path / "exports.txt", plan.environment(2, several))
     read = dict(line.split("=", 1) for line in (tmp_path / "exports.txt").read_text().splitlines())
     assert read["NCCL_DEBUG"] == "INFO" and read["CHATLIB_STAGE_MODULE"] == "light_stage"
-    assert read["CHATLIB_RUNS"] == str(runs.root()) and "DS_ACCELERATOR" in read
+    assert read["CHATLIB_RUNS"] == str(identity.root()) and "DS_ACCELERATOR" in read
     assert read["CHATLIB_ATTACHED"] == "announcement" and "HF_TOKEN" not in read
 
 
 def test_ranks_over_ssh_end_when_dismissed_or_when_nobody_renews_the_announcement(tmp_path):
-    nodes.announce(tmp_path, 29500, None)
+    meeting.announce(tmp_path, 29500, None)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        waiting = pool.submit(nodes.await_dismissal, tmp_path, 1.0)
+        waiting = pool.submit(meeting.await_dismissal, tmp_path, 1.0)
         for _ in range(30):
-            nodes.still_here(tmp_path)
+            meeting.still_here(tmp_path)
             time.sleep(0.1)
         assert not waiting.done()
         waiting.result(timeout=5)  # nobody renews it
-        waiting = pool.submit(nodes.await_dismissal, tmp_path, 60.0)
-        nodes.dismiss(tmp_path)
+        waiting = pool.submit(meeting.await_dismissal, tmp_path, 60.0)
+        meeting.dismiss(tmp_path)
         waiting.result(timeout=5)
 
 
 def test_a_node_whose_first_node_does_not_start(home):
-    nodes.announce(home, 29500, None)  # left by a launch that is dead: nobody renews it
-    with pytest.raises(LaunchError, match=r"the first node did not start .* within 1 s; look at"):
-        nodes.await_meeting(home, lambda: False, 1.0)
+    meeting.announce(home, 29500, None)  # left by a launch that is dead: nobody renews it
+    with pytest.raises(TimeoutError, match=r"the first node did not start .* within 1 s; look at"):
+        meeting.await_meeting(home, lambda: False, 1.0)
 
 
 # --------------------------------------------------------------------- two real nodes
@@ -347,10 +350,10 @@ def another_run():
 def test_the_interface_is_the_one_that_leads_to_the_other_nodes(two_nodes):
     name, _ = two_nodes[0]
     if name is None:
-        assert nodes.interface(nodes.Nodes({a: 1 for _, a in two_nodes}, 0)) == "lo"
+        assert meeting.interface(two_nodes[-1][1]) == "lo"
         return
     slots = {address: 1 for _, address in two_nodes}
-    code = f"from chatlib.lab import nodes; print(nodes.interface(nodes.Nodes({slots}, 0)))"
+    code = f"from chatlib.runs import meeting; print(meeting.interface({list(slots)[-1]!r}))"
     inside = ["ip", "netns", "exec", name, sys.executable, "-c", code]
     assert subprocess.check_output(inside, text=True).strip() == "net0"
 

@@ -5,14 +5,24 @@ import json
 import pytest
 from launches import config
 
-from chatlib.lab import RewardConfig, SFTConfig, runs
-from chatlib.lab.runs import Recorder, Run, RunError, run_of
+from chatlib.lab import RewardConfig, SFTConfig
+from chatlib.runs import checkpoints, identity
+from chatlib.runs.files import RunError, read_json, write_json
+from chatlib.runs.recorder import (
+    STATE_BYTES,
+    Recorder,
+    Tail,
+    parse_fault,
+    read_metrics,
+    write_state,
+)
+from chatlib.runs.store import Run, run_of
 
 
 def finished(home, name="sft-0", **facts):
     directory = home / name
     (directory / "model").mkdir(parents=True)
-    runs.write_json(directory / "manifest.json", {"status": "complete", **facts})
+    write_json(directory / "manifest.json", {"status": "complete", **facts})
     return Run(directory)
 
 
@@ -21,10 +31,10 @@ def test_a_runs_name_depends_on_settings_and_contents_and_not_on_the_place(home)
     for folder, text in (("a", "one"), ("b", "one"), ("c", "two")):
         (home / folder).mkdir()
         (home / folder / "talk.jsonl").write_text(text)
-        names[folder] = runs.run_name(config(sources=[home / folder / "talk.jsonl"]))
+        names[folder] = identity.run_name(config(sources=[home / folder / "talk.jsonl"]))
     assert names["a"] == names["b"] != names["c"]
-    assert runs.run_name(config()) != runs.run_name(config(seed=1))
-    assert runs.run_name(config()) == runs.run_name(config())
+    assert identity.run_name(config()) != identity.run_name(config(seed=1))
+    assert identity.run_name(config()) == identity.run_name(config())
 
 
 def test_a_setting_that_is_not_set_does_not_rename_runs():
@@ -33,34 +43,34 @@ def test_a_setting_that_is_not_set_does_not_rename_runs():
     class Later(SFTConfig):
         lora_of_later: float | None = None
 
-    assert runs.run_name(Later()) == runs.run_name(SFTConfig())
-    assert runs.run_name(Later(lora_of_later=0.1)) != runs.run_name(SFTConfig())
+    assert identity.run_name(Later()) == identity.run_name(SFTConfig())
+    assert identity.run_name(Later(lora_of_later=0.1)) != identity.run_name(SFTConfig())
 
 
 def test_a_source_that_is_not_there(home):
     with pytest.raises(RunError, match=r"none\.json cannot be read \(No such file"):
-        runs.run_name(config(sources="none.json"))
+        identity.run_name(config(sources="none.json"))
 
 
 def test_a_run_stands_for_its_model(home):
     run = finished(home)
     assert RewardConfig(model=run).model == "run:sft-0"
-    assert runs.resolve("run:sft-0") == runs.resolve(run.directory) == run.model_dir
-    assert runs.resolve("hub:a/b@main") == ("a/b", "main")
-    assert runs.resolve("hub:a/b") == ("a/b", None)
+    assert identity.resolve("run:sft-0") == identity.resolve(run.directory) == run.model_dir
+    assert identity.resolve("hub:a/b@main") == ("a/b", "main")
+    assert identity.resolve("hub:a/b") == ("a/b", None)
 
 
 @pytest.mark.parametrize("reference", ["run:sft-9", "run:sft-running"])
 def test_an_unfinished_run_has_no_model(home, reference):
     (home / "sft-running").mkdir()
-    runs.write_json(home / "sft-running" / "manifest.json", {"status": "running"})
+    write_json(home / "sft-running" / "manifest.json", {"status": "running"})
     with pytest.raises(RunError, match=r"is no finished run in .*; launch it first"):
-        runs.resolve(reference)
+        identity.resolve(reference)
 
 
 def test_a_folder_that_holds_no_model(home):
     with pytest.raises(RunError, match=r"holds no config\.json; give a model folder"):
-        runs.resolve(home)
+        identity.resolve(home)
 
 
 def test_a_recorder_logs_on_rank_0_only_and_rewinds(home):
@@ -71,14 +81,14 @@ def test_a_recorder_logs_on_rank_0_only_and_rewinds(home):
             recorder.log(step, loss=1 / step)
     recorder.rewind(2)
     recorder.log(3, loss=0.5, gold=1)
-    assert [row["loss"] for row in runs.read_metrics(home / "metrics.jsonl")] == [1.0, 0.5, 0.5]
+    assert [row["loss"] for row in read_metrics(home / "metrics.jsonl")] == [1.0, 0.5, 0.5]
     assert list(Run(home).metrics.columns) == ["step", "loss", "gold"]
     assert Run(home).metrics.gold.isna().tolist() == [True, True, False]
 
 
 def test_a_reader_of_metrics_waits_for_whole_lines_and_notices_a_rewrite(home):
     path = home / "metrics.jsonl"
-    tail = runs.Tail(path)
+    tail = Tail(path)
     assert not tail.read()
     path.write_text('{"step": 1}\n{"st')
     assert tail.read() and tail.rows == [{"step": 1}]
@@ -94,7 +104,7 @@ def test_a_reader_of_metrics_starts_again_when_a_rewound_file_has_outgrown_the_o
     recorder = Recorder(home, 0, 1)
     for step in (1, 2, 3):
         recorder.log(step, loss=1.0)
-    tail = runs.Tail(home / "metrics.jsonl")
+    tail = Tail(home / "metrics.jsonl")
     assert tail.read()
     recorder.rewind(2)
     for step in (3, 4):
@@ -105,22 +115,22 @@ def test_a_reader_of_metrics_starts_again_when_a_rewound_file_has_outgrown_the_o
 def test_a_state_keeps_its_size_whatever_the_traceback(home):
     path = home / "state.json"
     for text in ("", 'with "quotes"\n' * 5000):
-        runs.write_state(path, {"rank": 0, "traceback": text})
-        assert path.stat().st_size == runs.STATE_BYTES
-        assert text.endswith(runs.read_json(path)["traceback"])
+        write_state(path, {"rank": 0, "traceback": text})
+        assert path.stat().st_size == STATE_BYTES
+        assert text.endswith(read_json(path)["traceback"])
 
 
 @pytest.mark.parametrize("text", ["rank=1", "rank=1,step=2,kind=cough"])
 def test_a_fault_is_spelled_right_or_refused(text):
     with pytest.raises(ValueError, match=r"CHATLIB_FAULT is .*; use rank=R"):
-        runs.parse_fault(text)
+        parse_fault(text)
 
 
 def write_checkpoint(directory, step, keep=2):
-    final = runs.checkpoint_path(directory, step)
+    final = checkpoints.checkpoint_path(directory, step)
     (final.with_suffix(".tmp") / "part").mkdir(parents=True)
     (final.with_suffix(".tmp") / "part" / "weights").write_bytes(b"0123456789")
-    runs.commit_checkpoint(final.with_suffix(".tmp"), final, keep)
+    checkpoints.commit_checkpoint(final.with_suffix(".tmp"), final, keep)
     return final
 
 
@@ -130,8 +140,8 @@ def test_the_last_checkpoints_are_kept(tmp_path):
         "step-00000020",
         "step-00000100",
     ]
-    assert runs.newest_checkpoint(tmp_path) == paths[1]
-    assert runs.checkpoint_step(paths[1]) == 100
+    assert checkpoints.newest_checkpoint(tmp_path) == paths[1]
+    assert checkpoints.checkpoint_step(paths[1]) == 100
 
 
 @pytest.mark.parametrize("tear", ["shorten", "remove", "unlisted"])
@@ -144,11 +154,11 @@ def test_a_torn_checkpoint_is_skipped_with_a_warning(tmp_path, tear):
     if tear == "unlisted":
         (torn / "complete.json").unlink()
     with pytest.warns(UserWarning, match="step-00000002 is torn and is skipped"):
-        assert runs.newest_checkpoint(tmp_path) == whole
+        assert checkpoints.newest_checkpoint(tmp_path) == whole
 
 
 def test_without_checkpoints_there_is_none(tmp_path):
-    assert runs.newest_checkpoint(tmp_path) is None
+    assert checkpoints.newest_checkpoint(tmp_path) is None
 
 
 def test_a_complete_manifest_is_what_counts(home):

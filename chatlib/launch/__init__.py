@@ -1,0 +1,1 @@
+"""Starting, watching and ending real DeepSpeed launches. Imports no torch."""

@@ -1,0 +1,147 @@
+"""What a launch will do: its command, its environment, its batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from chatlib.launch.failures import LaunchError
+from chatlib.launch.hosts import Nodes
+from chatlib.launch.memory import checkpoint_bytes, mebibytes, memory
+from chatlib.runs import identity
+from chatlib.settings.deepspeed import all_deepspeed_json
+from chatlib.settings.device import accelerator, cores, gpus, visible
+from chatlib.settings.stages import PPOConfig, StageConfig
+
+
+def require_gpus(ranks: int) -> None:
+    """Raise `LaunchError` where ranks of this machine would have no GPU of their own."""
+    if accelerator() == "cuda" and ranks > gpus():
+        raise LaunchError(
+            f"ranks {ranks} need a GPU each and this machine offers {gpus()}; set ranks to that, "
+            "name several machines with hosts=, or choose another CHATLIB_PROFILE"
+        )
+
+
+def command(
+    directory: Path,
+    ranks: int,
+    port: int | str,
+    checkpoint: Path | None,
+    several: Nodes | None = None,
+) -> list[str]:
+    """The DeepSpeed command of a launch on this machine, or on `several`.
+
+    GPUs that the caller selected with CUDA_VISIBLE_DEVICES are passed with `--include`:
+    together with `--num_gpus` DeepSpeed would ignore the selection.
+    """
+    devices = ["--num_gpus", ranks]
+    if os.environ.get("CUDA_VISIBLE_DEVICES") and accelerator() == "cuda":
+        devices = ["--include", f"localhost:{','.join(visible()[:ranks])}"]
+    if several:
+        devices = ["--hostfile", directory / "hostfile", "--num_nodes", len(several.slots)]
+        devices += ["--master_addr", several.master]
+        if several.here is not None:
+            devices += ["--no_ssh", "--node_rank", several.here]
+    worker = ["--module", "chatlib.train.worker", "--run", directory]
+    resumed = ["--checkpoint", checkpoint] if checkpoint else []
+    parts = ["deepspeed", *devices, "--master_port", port, *worker, *resumed]
+    return [str(part) for part in parts]
+
+
+def executable() -> Path:
+    """The `deepspeed` command that belongs to this Python."""
+    beside = Path(sys.executable).parent / "deepspeed"
+    found = beside if beside.is_file() else shutil.which("deepspeed")
+    if not found:
+        raise LaunchError(f"no `deepspeed` beside {sys.executable}; install the package deepspeed")
+    return Path(found)
+
+
+def environment(ranks: int, several: Nodes | None = None) -> dict[str, str]:
+    """What a launch adds to the environment; settings of the caller win.
+
+    One thread per core over all ranks (with more, ranks wait for each other's threads), gloo
+    on the loopback interface (a laptop's host name often resolves to nothing). With `several`
+    machines every rank finds its own (`nodes.use_interface`).
+    """
+    on_this = several.local_ranks if several else ranks
+    wanted = {
+        "DS_ACCELERATOR": accelerator(),
+        "OMP_NUM_THREADS": str(max(1, cores() // on_this)),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not several and sys.platform == "linux":
+        wanted["GLOO_SOCKET_IFNAME"] = "lo"
+    kept = {k: os.environ[k] for k in wanted if k in os.environ}
+    over_ssh = several and several.here is None  # ssh carries no standard input
+    wanted["CHATLIB_ATTACHED"] = "announcement" if over_ssh else "stdin"
+    return {**wanted, **kept, "CHATLIB_RUNS": str(identity.root())}
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def batch_line(config: StageConfig) -> str:
+    """How the examples of an optimizer step are shared out."""
+    micro, world = config.micro_batch, config.ranks
+    accumulation = config.gradient_accumulation_steps
+    product = f"{micro} micro x {accumulation} accumulation x {world} ranks"
+    line = f"{product} = {micro * accumulation * world} examples an optimizer step"
+    if isinstance(config, PPOConfig):
+        rollout = config.batch_size * config.generation_batches
+        updates = config.minibatches * config.ppo_epochs
+        line += f"; {rollout} answers and {updates} optimizer steps an iteration"
+    return line
+
+
+def describe(
+    config: StageConfig,
+    directory: Path,
+    several: Nodes | None = None,
+    checkpoint: Path | None = None,
+) -> str:
+    """Everything that `launch(config, dry_run=True)` prints. The port is chosen at the start."""
+    device, checkpoint = accelerator(), checkpoint and _near(checkpoint)
+    here, wanted = _near(directory), environment(config.ranks, several)
+    added = [f"{k}={v}" for k, v in wanted.items() if os.environ.get(k) != v]
+    lines = [
+        f"run          {here}",
+        f"command      {' '.join(command(here, config.ranks, 'PORT', checkpoint, several))}",
+        f"environment  {' '.join(added)}".replace(
+            str(identity.root()), str(_near(identity.root()))
+        ),
+        *([f"hosts        {several}"] if several else []),
+        f"batch        {batch_line(config)}",
+        *_memory_lines(config, device),
+        f"deepspeed.json\n{json.dumps(all_deepspeed_json(config, device, here), indent=1)}",
+    ]
+    return "\n".join(lines)
+
+
+def _memory_lines(config: StageConfig, device: str) -> list[str]:
+    """Memory and checkpoint size, or why they are not known."""
+    parts = memory(config, device)
+    if parts is None:
+        return ["memory       unknown: a model is not on this machine, or not trained yet"]
+    shown = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items())
+    held = checkpoint_bytes(config, device)
+    kept = f"{config.keep_checkpoints} kept" if config.save_every else "none: save_every is 0"
+    return [
+        f"memory/rank  {mebibytes(sum(parts.values()))} = {shown}; activations come on top",
+        f"checkpoint   {mebibytes(held)} a rank ({kept})",
+    ]
+
+
+def _near(path: Path) -> Path:
+    """The path from here, where that is shorter."""
+    relative = Path(os.path.relpath(path))
+    return relative if len(str(relative)) < len(str(path)) else path

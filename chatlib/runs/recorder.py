@@ -1,0 +1,147 @@
+"""What a stage tells the world while it trains: heartbeats, metrics, and how a rank ended.
+
+Each rank keeps a state file, `log/rank{r}.json`; rank 0 appends the figures to `metrics.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from chatlib.runs.files import read_json, write_atomically
+
+STATE_BYTES = 16_384  # of a rank's state file: written once, then in place, so that a full
+# disk cannot keep a rank from reporting that the disk is full
+
+
+class Tail:
+    """Follows a file of JSON lines that grows; `rows` holds what was read so far."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows, self._offset, self._inode = path, [], 0, None
+
+    def read(self) -> bool:
+        """Take up new whole lines, or all lines of a file that was rewritten; True if any."""
+        try:
+            with open(self.path, "rb") as file:
+                found = os.fstat(file.fileno())
+                # A rewound file is another one, and may have outgrown the old one again by now.
+                if found.st_ino != self._inode or found.st_size < self._offset:
+                    self.rows, self._offset, self._inode = [], 0, found.st_ino
+                file.seek(self._offset)
+                text = file.read()
+        except OSError:
+            return False
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        new = [json.loads(line) for line in whole.splitlines()]
+        self.rows.extend(new)
+        return bool(new)
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`; a last line that is still being written is left out."""
+    tail = Tail(path)
+    tail.read()
+    return tail.rows
+
+
+def state_path(directory: Path, rank: int) -> Path:
+    """Where rank `rank` says how it is."""
+    return directory / "log" / f"rank{rank}.json"
+
+
+def write_state(path: Path, state: dict) -> None:
+    """Overwrite a state in place; a traceback too long for the file loses its beginning."""
+    text = json.dumps(state)
+    while len(text) > STATE_BYTES:
+        state = {**state, "traceback": state["traceback"][len(text) - STATE_BYTES + 64 :]}
+        text = json.dumps(state)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(file, text.ljust(STATE_BYTES).encode(), 0)
+    finally:
+        os.close(file)
+
+
+def read_states(directory: Path, world: int) -> list[dict]:
+    """The state of every rank, in order; empty for one that has not started."""
+    return [read_json(state_path(directory, rank)) for rank in range(world)]
+
+
+class Recorder:
+    """What a stage tells the world while it trains; the only thing it gets besides its config.
+
+    `rank` and `world` are the process's place, `directory` is the run's, `checkpoint` is the
+    folder to continue from or None.
+    """
+
+    def __init__(self, directory: Path, rank: int, world: int, checkpoint: Path | None = None):
+        self.directory, self.rank, self.world = directory, rank, world
+        self.checkpoint = checkpoint
+        self.state: dict = {"rank": rank, "pid": os.getpid(), "step": 0, "where": "start"}
+        self._fault = parse_fault(os.environ.get("CHATLIB_FAULT", ""))
+        self.report(status="running")
+
+    def report(self, **news: Any) -> None:
+        """Merge `news` into this rank's state file."""
+        self.state.update(news, time=time.time())
+        write_state(state_path(self.directory, self.rank), self.state)
+
+    def beat(self, step: int, where: str = "") -> None:
+        """Say that this rank is alive at `step`; without beats it counts as stuck."""
+        self.report(step=int(step), where=where)
+        if self._fault and self._fault[:2] == (self.rank, int(step)):
+            commit_fault(*self._fault[2:], where)
+
+    def log(self, step: int, **figures: Any) -> None:
+        """Append one row of figures (numbers) to `metrics.jsonl`; only rank 0 writes."""
+        if self.rank:
+            return
+        row = {"step": int(step)} | {
+            k: v if isinstance(v, str | int | None) else float(v) for k, v in figures.items()
+        }
+        with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def say(self, text: str) -> None:
+        """A line for this rank's log, `log/rank{rank}.txt`."""
+        print(text, flush=True)
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after `step`: a resumed run writes them again. Only rank 0 acts."""
+        path = self.directory / "metrics.jsonl"
+        if self.rank == 0 and path.is_file():
+            rows = [row for row in read_metrics(path) if row["step"] <= step]
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def parse_fault(text: str) -> tuple[int, int, str, str] | None:
+    """(rank, step, kind, where) of `$CHATLIB_FAULT`, with which tests make one rank fail."""
+    if not text:
+        return None
+    kinds = "raise|kill|sleep|exit0"
+    found = re.fullmatch(rf"rank=(\d+),step=(\d+),kind=({kinds})(?:,where=(\w+))?", text)
+    if not found:
+        raise ValueError(f"CHATLIB_FAULT is {text!r}; use rank=R,step=S,kind={kinds}[,where=PLACE]")
+    return int(found[1]), int(found[2]), found[3], found[4] or ""
+
+
+def commit_fault(kind: str, wanted: str, where: str) -> None:
+    """Fail in the named way, if this is the wanted place (an empty one is any)."""
+    if wanted not in ("", where):
+        return
+    if kind == "raise":
+        raise RuntimeError("a fault was asked for with CHATLIB_FAULT")
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "sleep":
+        time.sleep(3600)
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,1 @@
+"""A trained assistant at work: the dialogue system."""

@@ -1,0 +1,1 @@
+"""Ground: what a run is told. Stages, DeepSpeed's dictionary, the device. Imports no torch."""
