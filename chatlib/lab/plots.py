@@ -307,3 +307,41 @@ def heatmap(
 def attention_map(weights: Any, queries: Sequence[str], keys: Sequence[str]) -> Figure:
     """Attention weights (queries, keys), rows summing to 1, with the tokens on the axes."""
     return heatmap(weights, queries, keys, "key (attended to)", "query (attends)", (0.0, 1.0))
+
+
+# (text, x, y, colour) of the boxes of a block, from bottom to top
+_BLOCK = (
+    ("tokens", 0.0, 0.0, 6),
+    ("embedding", 0.0, 1.0, 6),
+    ("norm", 1.2, 2.2, 6),
+    ("attention\nQ, K, V, causal mask", 1.2, 3.3, 0),
+    ("norm", 1.2, 5.4, 6),
+    ("feed-forward", 1.2, 6.5, 1),
+    ("norm, head", 0.0, 8.6, 6),
+    ("next token", 0.0, 9.6, 6),
+)
+
+
+@_styled
+def transformer_block() -> Figure:
+    """One block between embedding and head: the residual stream and what adds to it."""
+    figure, (axes,) = _panels(1, 1, 4.6)
+    axes.set(xlim=(-0.7, 2.0), ylim=(-0.6, 10.1))
+    axes.axis("off")
+    arrow = {"arrowstyle": "->", "color": "#444444", "lw": 1.4}
+    for low, high in ((0.3, 0.7), (1.3, 4.3), (4.7, 7.4), (7.8, 8.3), (8.9, 9.3)):
+        axes.annotate("", (0, high), (0, low), arrowprops=arrow)
+    for leave, box, half, back in ((1.6, 3.3, 0.45, 4.5), (4.8, 6.5, 0.25, 7.6)):
+        turn = arrow | {"connectionstyle": "angle,angleA=0,angleB=90"}
+        axes.annotate("", (1.2, leave + 0.35), (0, leave), arrowprops=turn)
+        axes.annotate("", (1.2, box - half), (1.2, leave + 0.85), arrowprops=arrow)
+        turn = arrow | {"connectionstyle": "angle,angleA=90,angleB=0"}
+        axes.annotate("", (0.1, back), (1.2, box + half), arrowprops=turn)
+        axes.text(
+            0, back, "+", ha="center", va="center", bbox={"boxstyle": "circle", "fc": "white"}
+        )
+    for text, x, y, colour in _BLOCK:
+        box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": COLOURS[colour]}
+        axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=box)
+    axes.text(-0.12, 3.0, "residual stream", rotation=90, ha="right", va="center", fontsize=9)
+    return figure
