@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatlib.launch import hosts as machines
@@ -39,6 +40,7 @@ from chatlib.launch.failures import (
 from chatlib.launch.hosts import Hosts, Nodes
 from chatlib.launch.resume import adopt, other_code, planned_checkpoint, run_to_continue
 from chatlib.runs import code, meeting, provenance
+from chatlib.runs.checkpoints import is_ours
 from chatlib.runs.files import write_atomically, write_json
 from chatlib.runs.identity import fingerprints, models_of, resolve, without_code
 from chatlib.runs.recorder import Tail, read_states, state_path, write_state
@@ -81,6 +83,7 @@ class Job:
     several: Nodes | None  # machines; None: this one alone
     progress: Progress
     say: Callable[[str], None]
+    name: str = field(default_factory=lambda: secrets.token_hex(8))  # of this launch alone
 
     @property
     def over_ssh(self) -> bool:
@@ -201,6 +204,8 @@ def _join(job: Job) -> None:
     if said is None:
         return
     checkpoint = Path(said["checkpoint"]) if said["checkpoint"] else None
+    if checkpoint and not is_ours(checkpoint):
+        raise LaunchError(f"{checkpoint} was not written by your runs and is not loaded")
     try:
         _run_group(job, checkpoint, said["port"])
     except LaunchError as error:
@@ -249,7 +254,7 @@ def _write_start(job: Job, started: float) -> None:
         write_atomically(directory / "hostfile", several.hostfile)
         write_json(meeting.hosts_path(directory), {"ranks": several.host_of_rank})
         if job.over_ssh:
-            added = plan.environment(config.ranks, several)
+            added = plan.environment(config.ranks, several) | {"CHATLIB_LAUNCH": job.name}
             machines.write_exports(directory / "exports.txt", added)
     write_json(directory / "manifest.json", known)
 
@@ -296,7 +301,7 @@ def _run_group(job: Job, checkpoint: Path | None, port: int | None = None) -> No
         with writable(run.directory):
             _expect_ranks(run.directory, ranks)
             if job.is_watched:
-                meeting.announce(run.directory, port, checkpoint)
+                meeting.announce(run.directory, port, checkpoint, job.name)
     process = _start(job, port, checkpoint, log)
     try:
         _watch(process, job)

@@ -17,7 +17,8 @@ from chatlib.runs.checkpoints import (
 from chatlib.runs.code import changed_files, code_of
 from chatlib.runs.files import write_json
 from chatlib.runs.identity import without_code
-from chatlib.runs.store import Run, is_held
+from chatlib.runs.lock import is_held
+from chatlib.runs.store import Run
 from chatlib.settings.stages import StageConfig
 
 SHARING = frozenset({"ranks", "gradient_accumulation_steps"})  # how, not which examples a step has
@@ -104,6 +105,8 @@ def adopt(directory: Path, other: Run) -> None:
     """
     with claimed(other.directory):  # a live run would go on without us
         checkpoint = newest_checkpoint(other.directory)
+        if checkpoint is None:
+            return  # another's: it was told, and this run starts from the beginning
         step = checkpoint_step(checkpoint)
         final = checkpoint_path(directory, step)
         with writable(directory):

@@ -122,7 +122,7 @@ def end_with_the_launcher(directory: Path) -> None:
 
     def wait() -> None:
         if attached == "announcement":
-            meeting.await_dismissal(directory)
+            meeting.await_dismissal(directory, launch=os.environ.get("CHATLIB_LAUNCH", ""))
             faulthandler.dump_traceback(_stacks)  # no signal reaches a rank on another machine
         else:
             while os.read(0, 1):

@@ -127,6 +127,16 @@ def test_ranks_over_ssh_end_when_dismissed_or_when_nobody_renews_the_announcemen
         waiting.result(timeout=5)
 
 
+def test_ranks_over_ssh_end_when_another_launch_takes_their_place(tmp_path):
+    meeting.announce(tmp_path, 29500, None, "first")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = pool.submit(meeting.await_dismissal, tmp_path, 60.0, "first")
+        time.sleep(0.5)
+        assert not waiting.done()
+        meeting.announce(tmp_path, 29501, None, "second")
+        waiting.result(timeout=5)
+
+
 def test_a_node_whose_first_node_does_not_start(home):
     meeting.announce(home, 29500, None)  # left by a launch that is dead: nobody renews it
     with pytest.raises(TimeoutError, match=r"the first node did not start .* within 1 s; look at"):

@@ -79,10 +79,10 @@ def test_a_directory_that_holds_something_else(home):
 def test_a_directory_in_use(home):
     directory = unfinished(config())
     with open(directory / "lock", "w") as lock:
-        lock.write("4711")
+        lock.write("4711 node7 1.0")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(r"in use by a live run \(process 4711\); wait for it or stop it")
+        refused(r"in use by a live run \(process 4711 on node7\); wait for it or stop it")
         assert run_of(config()).status == "running"
 
 
@@ -141,6 +141,18 @@ def test_force_resumes_what_other_code_began(home, monkeypatch, edited):
         run = launch(config(), resume=True, force=True)
     assert checkpoints.newest_checkpoint(run.directory).name == "step-00000040"
     assert run.manifest["continues"]["run"] == directory.name != run.name
+
+
+def test_a_linked_checkpoint_folder_is_emptied_and_stays(home, tmp_path_factory, monkeypatch):
+    larger = tmp_path_factory.mktemp("larger")
+    monkeypatch.setattr(launching, "_train", lambda job: None)
+    directory = unfinished(config(), checkpoint=40)
+    shutil.move(directory / "checkpoint" / "step-00000040", larger)
+    (directory / "checkpoint").rmdir()
+    (directory / "checkpoint").symlink_to(larger)
+    assert checkpoints.newest_checkpoint(directory).name == "step-00000040"
+    launch(config(), fresh=True)
+    assert (directory / "checkpoint").is_symlink() and list(larger.iterdir()) == []
 
 
 def finished(settings):

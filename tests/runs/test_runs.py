@@ -119,6 +119,11 @@ def test_a_state_keeps_its_size_whatever_the_traceback(home):
         assert text.endswith(read_json(path)["traceback"])
 
 
+@pytest.fixture(autouse=True)
+def here(home):
+    """The key that seals checkpoints lies in the folder of runs."""
+
+
 def write_checkpoint(directory, step, keep=2):
     final = checkpoints.checkpoint_path(directory, step)
     (final.with_suffix(".tmp") / "part").mkdir(parents=True)
