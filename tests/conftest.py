@@ -2,6 +2,7 @@
 
 import os
 
+import faults
 import pytest
 from launches import use
 
@@ -13,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder of runs; launches in it use the light stage."""
+    """A folder of runs; launches in it use the light stage, and look at `$FAULT`."""
     use(tmp_path, monkeypatch)
-    monkeypatch.setenv("CHATLIB_STAGE_MODULE", "light_stage")
-    return tmp_path
+    with faults.faulty(), faults.stage("light_stage"):
+        yield tmp_path

@@ -11,6 +11,8 @@ import json
 import os
 from pathlib import Path
 
+from filelock import FileLock
+
 from chatlib.runs.files import write_atomically
 
 VARIABLE = "CHATLIB_RESULTS"
@@ -26,7 +28,9 @@ def record(figures: dict[str, object]) -> dict[str, object]:
     plain = {key: _plain(key, value) for key, value in figures.items()}
     if target := os.environ.get(VARIABLE):
         path = Path(target)
-        write(path, merge(read(path), nested(plain)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock"), mode=0o644):  # pages run side by side
+            write(path, merge(read(path), nested(plain)))
     return figures
 
 

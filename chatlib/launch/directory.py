@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,7 +10,8 @@ from pathlib import Path
 
 from chatlib.launch.failures import FULL, LaunchError, live_ranks
 from chatlib.runs.checkpoints import checkpoint_step, newest_checkpoint
-from chatlib.runs.files import read_json
+from chatlib.runs.files import RunError, read_json
+from chatlib.runs.lock import held
 from chatlib.settings.stages import StageConfig
 
 POLL = 0.1  # seconds between two looks at the ranks
@@ -30,7 +29,7 @@ def writable(directory: Path) -> Iterator[None]:
                 "or set CHATLIB_RUNS to a folder elsewhere"
             ) from error
         raise LaunchError(
-            f"{directory} cannot be written ({error.strerror}); "
+            f"{directory} cannot be written ({error.strerror or error}); "
             "set CHATLIB_RUNS to a folder that can"
         ) from error
 
@@ -46,21 +45,13 @@ def claimed(directory: Path) -> Iterator[None]:
                 f"{directory} holds something else ({strangers[0]}) and is left alone; "
                 "move it or set CHATLIB_RUNS to another folder"
             )
-        lock = open(directory / "lock", "a+", encoding="utf-8")  # noqa: SIM115
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise LaunchError(
-                f"{directory} is in use by a live run (process {lock.read().strip() or '?'}); "
-                "wait for it or stop it"
-            ) from error
-        _wait_for_old_ranks(directory)
+    with contextlib.ExitStack() as stack:
         with writable(directory):
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            try:
+                stack.enter_context(held(directory))
+            except RunError as error:
+                raise LaunchError(str(error)) from error
+        _wait_for_old_ranks(directory)
         yield
 
 
@@ -101,9 +92,14 @@ def prepare(directory: Path, resume: bool) -> Path | None:
 
 
 def clear(directory: Path) -> None:
-    """Remove what an earlier attempt left, except the lock."""
+    """Remove what an earlier attempt left, except the lock.
+
+    A folder that is a link, `checkpoint` onto a larger disk, is emptied and stays one.
+    """
     for path in directory.iterdir():
-        if path.is_dir():
+        if path.is_symlink() and path.is_dir():
+            clear(path)
+        elif path.is_dir():
             shutil.rmtree(path)
         elif path.name != "lock":
             path.unlink()

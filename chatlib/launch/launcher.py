@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatlib.launch import hosts as machines
 from chatlib.launch import plan
-from chatlib.launch.directory import POLL, claimed, prepare, require_unchanged, writable
+from chatlib.launch.directory import (
+    POLL,
+    claimed,
+    clear,
+    prepare,
+    require_unchanged,
+    writable,
+)
 from chatlib.launch.failures import (
     LaunchError,
     RankFailed,
@@ -30,10 +38,11 @@ from chatlib.launch.failures import (
     stuck,
 )
 from chatlib.launch.hosts import Hosts, Nodes
-from chatlib.launch.resume import adopt, planned_checkpoint, run_to_continue
-from chatlib.runs import meeting, provenance
+from chatlib.launch.resume import adopt, other_code, planned_checkpoint, run_to_continue
+from chatlib.runs import code, meeting, provenance
+from chatlib.runs.checkpoints import is_ours
 from chatlib.runs.files import write_atomically, write_json
-from chatlib.runs.identity import fingerprints, models_of, resolve
+from chatlib.runs.identity import fingerprints, models_of, resolve, without_code
 from chatlib.runs.recorder import Tail, read_states, state_path, write_state
 from chatlib.runs.store import Run, run_of
 from chatlib.settings.deepspeed import all_deepspeed_json
@@ -57,17 +66,24 @@ def silent(name: str, steps: int) -> Iterator[Show]:
     yield lambda rows: None
 
 
+def unheard(text: str) -> None:
+    """What a launch says of earlier runs, where nobody wants to know."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What the parts of a launch need to know."""
 
     run: Run
     config: StageConfig
-    prints: dict[str, str]  # of the data: `runs.fingerprints`
+    prints: dict[str, str]  # of the data and the code: `identity.fingerprints`
     resume: bool
+    fresh: bool
     timeout: float
     several: Nodes | None  # machines; None: this one alone
     progress: Progress
+    say: Callable[[str], None]
+    name: str = field(default_factory=lambda: secrets.token_hex(8))  # of this launch alone
 
     @property
     def over_ssh(self) -> bool:
@@ -99,10 +115,15 @@ def launch(
     hosts: Hosts | None = None,
     node_rank: int | None = None,
     progress: Progress = silent,
+    say: Callable[[str], None] = unheard,
+    fresh: bool = False,
+    force: bool = False,
 ) -> Run:
     """Train one stage with DeepSpeed and return its finished run.
 
-    The same configuration on the same data finds its finished run and returns at once.
+    The same configuration, data and code find their finished run and return at once; `fresh`
+    trains it anew. After an edit of the code that trains, a run is another one: `say` is told
+    which files made it so, and so is one who resumes; `force` resumes nevertheless.
     `ranks` replaces the configuration's; `dry_run` prints what would be done and starts
     nothing; `resume` continues an unfinished run from its newest checkpoint (from the start
     where there is none); `timeout` is the number of seconds without a heartbeat after which
@@ -132,22 +153,40 @@ def launch(
     if dry_run:
         checkpoint = planned_checkpoint(run, config, prints) if resume else None
         print(plan.describe(config, run.directory, several, checkpoint))
-    elif not run.complete:
+    elif fresh or not is_intact(run, config):
         for model in models_of(config):
             resolve(model)  # a missing one is told now, not by a rank
-        job = Job(run, config, prints, resume, timeout or TIMEOUT, several, progress)
-        _join(job) if job.follows else _lead(job)
+        job = Job(run, config, prints, resume, fresh, timeout or TIMEOUT, several, progress, say)
+        _join(job) if job.follows else _lead(job, force)
     return run
 
 
-def _lead(job: Job) -> None:
-    """The part of the process that owns the run directory."""
+def is_intact(run: Run, config: StageConfig) -> bool:
+    """Whether a run is finished and still holds what it left: its configuration and its model."""
+    if not run.complete:
+        return False
+    require_unchanged(run.directory, config)
+    return not run.manifest.get("model") or run.model_dir.is_dir()
+
+
+def _lead(job: Job, force: bool) -> None:
+    """The part of the process that owns the run directory; `force` resumes other code's run."""
     if job.several:
         machines.require_ssh_launcher(job.several)
     else:
         plan.require_gpus(job.config.ranks)
-    earlier = run_to_continue(job.run, job.config, job.prints) if job.resume else None
+    earlier = None
+    if job.resume and not job.fresh:
+        earlier = run_to_continue(job.run, job.config, job.prints, job.say, force)
+    elif before := other_code(job.run, job.config, job.prints):
+        job.say(f"{job.run.name} is trained anew: {before}")
     with claimed(job.run.directory):
+        lost = job.run.complete and not is_intact(job.run, job.config)
+        if lost:
+            job.say(f"{job.run.name} has lost its model and is trained anew")
+        if lost or job.fresh:
+            with writable(job.run.directory):
+                clear(job.run.directory)
         if not job.run.complete:  # another process may have finished it in between
             require_unchanged(job.run.directory, job.config)
             if earlier not in (None, job.run):
@@ -165,6 +204,8 @@ def _join(job: Job) -> None:
     if said is None:
         return
     checkpoint = Path(said["checkpoint"]) if said["checkpoint"] else None
+    if checkpoint and not is_ours(checkpoint):
+        raise LaunchError(f"{checkpoint} was not written by your runs and is not loaded")
     try:
         _run_group(job, checkpoint, said["port"])
     except LaunchError as error:
@@ -213,7 +254,7 @@ def _write_start(job: Job, started: float) -> None:
         write_atomically(directory / "hostfile", several.hostfile)
         write_json(meeting.hosts_path(directory), {"ranks": several.host_of_rank})
         if job.over_ssh:
-            added = plan.environment(config.ranks, several)
+            added = plan.environment(config.ranks, several) | {"CHATLIB_LAUNCH": job.name}
             machines.write_exports(directory / "exports.txt", added)
     write_json(directory / "manifest.json", known)
 
@@ -229,7 +270,8 @@ def known_at_start(config: StageConfig, prints: dict[str, str], started: float) 
         "started": started,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
-        "data": prints,
+        "data": without_code(prints),
+        "code": code.code_of(config.stage),
     }
 
 
@@ -259,7 +301,7 @@ def _run_group(job: Job, checkpoint: Path | None, port: int | None = None) -> No
         with writable(run.directory):
             _expect_ranks(run.directory, ranks)
             if job.is_watched:
-                meeting.announce(run.directory, port, checkpoint)
+                meeting.announce(run.directory, port, checkpoint, job.name)
     process = _start(job, port, checkpoint, log)
     try:
         _watch(process, job)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chatlib.launch.directory import claimed, clear, writable
-from chatlib.launch.failures import LaunchError
 from chatlib.runs.checkpoints import (
     checkpoint_path,
     checkpoint_step,
     newest_checkpoint,
     whole_checkpoints,
 )
+from chatlib.runs.code import changed_files, code_of
 from chatlib.runs.files import write_json
-from chatlib.runs.store import Run, is_held
+from chatlib.runs.identity import without_code
+from chatlib.runs.lock import is_held
+from chatlib.runs.store import Run
 from chatlib.settings.stages import StageConfig
 
 SHARING = frozenset({"ranks", "gradient_accumulation_steps"})  # how, not which examples a step has
@@ -29,27 +31,64 @@ def planned_checkpoint(run: Run, config: StageConfig, prints: dict[str, str]) ->
     return found and checkpoint_path(run.directory, checkpoint_step(found))
 
 
-def run_to_continue(run: Run, config: StageConfig, prints: dict[str, str]) -> Run | None:
+def run_to_continue(
+    run: Run,
+    config: StageConfig,
+    prints: dict[str, str],
+    say: Callable[[str], None] = lambda text: None,
+    force: bool = False,
+) -> Run | None:
     """The unfinished run that `resume` means: `run`, or that of other ranks which got further.
 
     None where there is no checkpoint. Only how a step's examples are shared out may differ
-    (`SHARING`); with another change a run is another one, and if `run` was not begun either,
-    that is hardly what was meant.
+    (`SHARING`), and with `force` the code; with another change a run is another one. If `run` was
+    not begun either, `say` is told how the unfinished ones differ: somebody may have meant one.
     """
-    wanted, refused = config.model_dump(mode="json"), ""
     found: dict[Run, int] = {}
+    others = []
     for other, step in _unfinished(run.directory.parent, config.stage):
-        changed = [k for k in wanted if other.config.get(k) != wanted[k]]
-        same = SHARING.issuperset(changed) and other.manifest.get("data") == prints
-        if other == run or (same and not (run.config and is_held(other.directory))):
+        differs = differences(other, config, prints, force)
+        if other == run or not (differs or (run.config and is_held(other.directory))):
             found[other] = step
-        refused = refused or (
-            f"nothing to resume with these settings; the unfinished run {other.name} differs in "
-            f"{', '.join(changed) or 'its data'}: restore that, or launch without resume"
-        )
-    if refused and not found and not run.config:
-        raise LaunchError(refused)
+        elif differs:
+            others.append(f"{other.name} differs in {', '.join(differs)}")
+    if others and not found and not run.config:
+        say(f"nothing to resume, {run.name} starts from the beginning: {'; '.join(others)}")
     return max(found, key=lambda other: (found[other], other == run), default=None)
+
+
+def differences(
+    other: Run, config: StageConfig, prints: dict[str, str], any_code: bool = False
+) -> list[str]:
+    """What keeps a run from being continued by a configuration: settings, data, files of code."""
+    wanted = config.model_dump(mode="json")
+    differs = [k for k in wanted if k not in SHARING and other.config.get(k) != wanted[k]]
+    if other.manifest.get("data") != without_code(prints):
+        differs.append("its data")
+    return differs + ([] if any_code else _edited(other, config.stage))
+
+
+def _edited(other: Run, stage: str) -> list[str]:
+    """The files of code that have changed since a run began."""
+    return changed_files(other.manifest.get("code", {}), code_of(stage))
+
+
+def other_code(run: Run, config: StageConfig, prints: dict[str, str]) -> str:
+    """Which files make `run` another one than the last run of the same settings; else nothing.
+
+    Silent where `run` was begun already: then this was said before.
+    """
+    if run.config:
+        return ""
+    wanted, data = config.model_dump(mode="json"), without_code(prints)
+    same = [
+        other
+        for other in map(Run, run.directory.parent.glob(f"{config.stage}-*"))
+        if other.config == wanted and other.manifest.get("data") == data
+    ]
+    last = max(same, key=lambda other: other.manifest.get("started", 0.0), default=None)
+    edited = _edited(last, config.stage) if last else []
+    return f"{', '.join(edited)} changed since {last.name}" if last and edited else ""
 
 
 def _unfinished(folder: Path, stage: str) -> Iterator[tuple[Run, int]]:
@@ -66,6 +105,8 @@ def adopt(directory: Path, other: Run) -> None:
     """
     with claimed(other.directory):  # a live run would go on without us
         checkpoint = newest_checkpoint(other.directory)
+        if checkpoint is None:
+            return  # another's: it was told, and this run starts from the beginning
         step = checkpoint_step(checkpoint)
         final = checkpoint_path(directory, step)
         with writable(directory):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import chatlib
+from chatlib.runs import code
 from chatlib.runs.files import RunError, read_json
 from chatlib.settings.stages import StageConfig
 
@@ -20,7 +24,14 @@ def root() -> Path:
     return (repository if (repository / "pyproject.toml").is_file() else Path.cwd()) / "runs"
 
 
-def _sha256(path: Path) -> str:
+CODE = "code:"  # the key under which `fingerprints` has the code's; no source is called so
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_SECONDS = 3.0  # for the hub to say which commit a name stands for
+
+
+@functools.cache
+def _sha256(path: Path, *version: int) -> str:
+    """The hash of one version of a file, read once in a process."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -28,22 +39,52 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def content_fingerprint(name: str) -> str:
+def _content(path: Path) -> str:
+    """The hash of a file as it is now; of Python, of what it does (`runs.code`)."""
+    if path.suffix == ".py":
+        return code.source_hash(path)
+    found = os.stat(path)
+    return _sha256(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def content_fingerprint(name: str, kind: str = "model") -> str:
     """What a source or model reference stands for, as a text that changes with its content.
 
-    `shop` is the modules that write it; a file or folder is its bytes (not its place); a run
-    or a hub reference is its name, which carries the hash or the revision already.
+    `shop` is the modules that write it; a file or folder is its bytes (not its place); a run is
+    its name, which carries the hash already; a hub reference is its commit, or its name where
+    the hub cannot be asked. `kind` is `model` or `dataset`.
     """
-    if name.startswith(("run:", "hub:")):
+    if name.startswith("run:"):
         return name
+    if name.startswith("hub:"):
+        return hub_commit(name, kind)
     path = Path(chatlib.__file__).parent / "data" if name == "shop" else Path(name)
     pattern = "shop*.py" if name == "shop" else "*"
     files = sorted(p for p in path.rglob(pattern) if p.is_file()) if path.is_dir() else [path]
     try:
-        hashes = [(str(f.relative_to(path.parent)), _sha256(f)) for f in files]
+        hashes = [(str(f.relative_to(path.parent)), _content(f)) for f in files]
     except OSError as error:
         raise RunError(f"{name} cannot be read ({error.strerror}); give its path") from error
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+@functools.cache
+def hub_commit(reference: str, kind: str = "model") -> str:
+    """`hub:NAME@COMMIT...` of `hub:NAME@BRANCH...`; the reference as it is where nobody answers.
+
+    Asked once in a process, so that a run keeps its name while it is made.
+    """
+    found = re.fullmatch(r"hub:([^@#]+)(?:@([^#]+))?(#.*)?", reference)
+    if not found or COMMIT.fullmatch(found[2] or ""):
+        return reference
+    with contextlib.suppress(Exception):  # no network, no such name: the rank that loads it says so
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        ask = api.dataset_info if kind == "dataset" else api.model_info
+        commit = ask(found[1], revision=found[2], timeout=HUB_SECONDS).sha
+        return f"hub:{found[1]}@{commit}{found[3] or ''}"
+    return reference
 
 
 def models_of(config: StageConfig) -> list[str]:
@@ -53,20 +94,27 @@ def models_of(config: StageConfig) -> list[str]:
 
 
 def fingerprints(config: StageConfig) -> dict[str, str]:
-    """The fingerprint of every source and of every model that the configuration names."""
-    names = [source.name for source in config.sources] + models_of(config)
-    return {name: content_fingerprint(name) for name in names}
+    """The fingerprint of every source and model that a configuration names, and of its code."""
+    prints = {source.name: content_fingerprint(source.name, "dataset") for source in config.sources}
+    prints |= {name: content_fingerprint(name) for name in models_of(config)}
+    return prints | {CODE: code.digest(code.code_of(config.stage))}
+
+
+def without_code(prints: dict[str, str]) -> dict[str, str]:
+    """`fingerprints` of the data and the models alone."""
+    return {name: fingerprint for name, fingerprint in prints.items() if name != CODE}
 
 
 def run_name(config: StageConfig, prints: dict[str, str] | None = None) -> str:
-    """`{stage}-{hash}`: equal for the same settings on the same data, wherever files lie.
+    """`{stage}-{hash}`: equal for the same settings, data and code, wherever files lie.
 
     A setting that is None is not set and does not count: a new one of that kind renames no run.
     """
     prints = fingerprints(config) if prints is None else prints
     text = json.dumps(config.model_dump(mode="json", exclude_none=True), sort_keys=True)
-    for name, fingerprint in prints.items():
+    for name, fingerprint in without_code(prints).items():
         text = text.replace(json.dumps(name), json.dumps(fingerprint))
+    text += prints.get(CODE, "")
     return f"{config.stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -88,6 +136,8 @@ def resolve(reference: str | Path) -> Path | tuple[str, str | None]:
         run = root() / text.removeprefix("run:")
         if not is_complete(run):
             raise RunError(f"{text} is no finished run in {root()}; launch it first")
+        if not (run / "model").is_dir():
+            raise RunError(f"{text} has lost its folder model in {root()}; launch it again")
         return run / "model"
     folder = Path(text).expanduser()
     if is_complete(folder):

@@ -7,6 +7,7 @@ other machines end when it is emptied or no longer renewed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -25,10 +26,13 @@ def meeting_path(directory: Path) -> Path:
     return directory / "meeting.json"
 
 
-def announce(directory: Path, port: int, checkpoint: Path | None) -> None:
-    """The first node's word to the others: the port, and the checkpoint to continue from."""
+def announce(directory: Path, port: int, checkpoint: Path | None, launch: str = "") -> None:
+    """The first node's word to the others: the port, and the checkpoint to continue from.
+
+    `launch` tells its ranks from those of an earlier launch that have not ended yet.
+    """
     named = str(checkpoint) if checkpoint else None
-    write_json(meeting_path(directory), {"port": port, "checkpoint": named})
+    write_json(meeting_path(directory), {"port": port, "checkpoint": named, "launch": launch})
 
 
 def still_here(directory: Path) -> None:
@@ -42,13 +46,15 @@ def dismiss(directory: Path) -> None:
         os.truncate(meeting_path(directory), 0)
 
 
-def await_dismissal(directory: Path, seconds: float = SILENCE) -> None:
-    """Return when the launching process dismissed its ranks, or was silent for so long."""
+def await_dismissal(directory: Path, seconds: float = SILENCE, launch: str = "") -> None:
+    """Return when the launching process dismissed its ranks, was silent for so long, or when
+    another launch than `launch` has taken its place.
+    """
     seen, heard = None, time.monotonic()
     while time.monotonic() - heard < seconds:
         with contextlib.suppress(OSError), open(meeting_path(directory), "rb") as announcement:
             found = os.fstat(announcement.fileno())  # opened: a shared file system looks anew
-            if not found.st_size:
+            if not found.st_size or json.load(announcement).get("launch") != launch:
                 return
             if found.st_mtime_ns != seen:
                 seen, heard = found.st_mtime_ns, time.monotonic()

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -86,7 +83,6 @@ class Recorder:
         self.directory, self.rank, self.world = directory, rank, world
         self.checkpoint = checkpoint
         self.state: dict = {"rank": rank, "pid": os.getpid(), "step": 0, "where": "start"}
-        self._fault = parse_fault(os.environ.get("CHATLIB_FAULT", ""))
         self.report(status="running")
 
     def report(self, **news: Any) -> None:
@@ -97,8 +93,6 @@ class Recorder:
     def beat(self, step: int, where: str = "") -> None:
         """Say that this rank is alive at `step`; without beats it counts as stuck."""
         self.report(step=int(step), where=where)
-        if self._fault and self._fault[:2] == (self.rank, int(step)):
-            commit_fault(*self._fault[2:], where)
 
     def log(self, step: int, **figures: Any) -> None:
         """Append one row of figures (numbers) to `metrics.jsonl`; only rank 0 writes."""
@@ -120,28 +114,3 @@ class Recorder:
         if self.rank == 0 and path.is_file():
             rows = [row for row in read_metrics(path) if row["step"] <= step]
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def parse_fault(text: str) -> tuple[int, int, str, str] | None:
-    """(rank, step, kind, where) of `$CHATLIB_FAULT`, with which tests make one rank fail."""
-    if not text:
-        return None
-    kinds = "raise|kill|sleep|exit0"
-    found = re.fullmatch(rf"rank=(\d+),step=(\d+),kind=({kinds})(?:,where=(\w+))?", text)
-    if not found:
-        raise ValueError(f"CHATLIB_FAULT is {text!r}; use rank=R,step=S,kind={kinds}[,where=PLACE]")
-    return int(found[1]), int(found[2]), found[3], found[4] or ""
-
-
-def commit_fault(kind: str, wanted: str, where: str) -> None:
-    """Fail in the named way, if this is the wanted place (an empty one is any)."""
-    if wanted not in ("", where):
-        return
-    if kind == "raise":
-        raise RuntimeError("a fault was asked for with CHATLIB_FAULT")
-    if kind == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "sleep":
-        time.sleep(3600)
-    sys.stdout.flush()
-    os._exit(0)

@@ -7,13 +7,13 @@ is asked for.
 
 from __future__ import annotations
 
-import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatlib.runs.files import read_json
 from chatlib.runs.identity import is_complete, root, run_name
+from chatlib.runs.lock import is_held
 from chatlib.runs.recorder import read_metrics
 from chatlib.settings.stages import StageConfig
 
@@ -72,18 +72,6 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.name}, {self.status})"
-
-
-def is_held(directory: Path) -> bool:
-    """Whether a live launch holds the run directory."""
-    try:
-        with open(directory / "lock", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def run_of(config: StageConfig, prints: dict[str, str] | None = None) -> Run:

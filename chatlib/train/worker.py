@@ -21,8 +21,9 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from types import ModuleType
 
-from chatlib.runs import meeting
+from chatlib.runs import meeting, mutations
 from chatlib.runs.files import read_json, write_json
 from chatlib.runs.meeting import PEER_LOST
 from chatlib.runs.recorder import Recorder, read_states, state_path, write_state
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         dump_stacks_on_signal(options.run / "log" / f"rank{rank}.stack.txt")
         end_with_the_launcher(options.run)
+        mutations.apply()
         code = run_rank(Recorder(options.run, rank, world, options.checkpoint))
     except BaseException:  # sys.exit, or nothing that could carry a report
         traceback.print_exc()
@@ -89,8 +91,7 @@ def run_rank(recorder: Recorder) -> int:
     try:
         settings = stages.parse(read_json(recorder.directory / "config.json"))
         meeting.use_interface(recorder.directory, recorder.rank)
-        module = os.environ.get("CHATLIB_STAGE_MODULE") or STAGES[settings.stage]  # tests set it
-        summary = importlib.import_module(module).train(settings, recorder)
+        summary = stage_module(settings.stage).train(settings, recorder)
         recorder.report(status="done", peak_bytes=peak_resident(), **device_facts())
         if recorder.rank == 0:
             complete(recorder, summary or {})
@@ -105,6 +106,11 @@ def run_rank(recorder: Recorder) -> int:
     return 0
 
 
+def stage_module(stage: str) -> ModuleType:
+    """The module whose `train` a rank runs."""
+    return importlib.import_module(STAGES[stage])
+
+
 def end_with_the_launcher(directory: Path) -> None:
     """End the whole process group when the launching process is gone, however it went.
 
@@ -116,7 +122,7 @@ def end_with_the_launcher(directory: Path) -> None:
 
     def wait() -> None:
         if attached == "announcement":
-            meeting.await_dismissal(directory)
+            meeting.await_dismissal(directory, launch=os.environ.get("CHATLIB_LAUNCH", ""))
             faulthandler.dump_traceback(_stacks)  # no signal reaches a rank on another machine
         else:
             while os.read(0, 1):
@@ -150,6 +156,7 @@ def complete(recorder: Recorder, summary: dict) -> None:
     manifest.update(
         summary,
         status="complete",
+        model=(recorder.directory / "model").is_dir(),
         device=recorder.state["device"],
         seconds=round(time.time() - manifest.get("started", time.time()), 3),
         peak_bytes=[state["peak_bytes"] for state in states],
@@ -183,4 +190,6 @@ def leave_process_group() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from chatlib.train import worker  # under its own name, by which mutations find it
+
+    sys.exit(worker.main())

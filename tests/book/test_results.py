@@ -1,6 +1,8 @@
 """Figures reach the file that the environment names, merged and never half written."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -57,4 +59,16 @@ def test_a_figure_cannot_also_be_a_group(file):
 
 def test_leaves_no_temporary_file(file):
     results.record({"a": 1})
-    assert [path.name for path in file.parent.iterdir()] == ["results.json"]
+    assert {path.name for path in file.parent.iterdir()} == {"results.json", ".results.json.lock"}
+
+
+def test_two_processes_that_record_at_once_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(results.VARIABLE, str(tmp_path / "results.json"))
+    code = (
+        "import sys; from chatlib.lab.results import record\n"
+        "for i in range(40): record({f'{sys.argv[1]}.n{i}': i})"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("a", "b")]
+    assert [process.wait(60) for process in started] == [0, 0]
+    found = results.read(tmp_path / "results.json")
+    assert {name: len(group) for name, group in found.items()} == {"a": 40, "b": 40}

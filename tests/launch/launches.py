@@ -9,12 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from chatlib.runs import mutations
 from chatlib.settings.stages import SFTConfig
 
 
 def use(folder, patch):
     """Let launches keep their runs in `folder`, quietly, and find the stages of these tests."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "CHATLIB_PROGRESS_FILE"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "CHATLIB_PROGRESS_FILE", mutations.VARIABLE):
         patch.delenv(name, raising=False)
     patch.setenv("CHATLIB_RUNS", str(folder))
     patch.setenv("CHATLIB_PROGRESS", "none")

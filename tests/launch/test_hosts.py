@@ -20,7 +20,7 @@ from launches import config, processes_of, tiny
 from chatlib.cli import main
 from chatlib.lab import LaunchError, launch
 from chatlib.launch import hosts, plan
-from chatlib.runs import identity, meeting
+from chatlib.runs import identity, meeting, mutations
 from chatlib.runs.files import write_json
 from chatlib.runs.store import run_of
 
@@ -102,13 +102,13 @@ def test_over_ssh_without_pdsh(home, monkeypatch):
 def test_what_ranks_on_other_machines_get_from_our_environment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DS_ENV_FILE", "mine.env")
-    monkeypatch.setenv("CHATLIB_STAGE_MODULE", "light_stage")
+    monkeypatch.setenv(mutations.VARIABLE, '{"a.b": "c:d"}')
     monkeypatch.setenv("HF_TOKEN", "secret")
     (tmp_path / "mine.env").write_text("NCCL_DEBUG=INFO\n")
     several = hosts.read(["node1 slots=1", "node2 slots=1"], 2)
     hosts.write_exports(tmp_path / "exports.txt", plan.environment(2, several))
     read = dict(line.split("=", 1) for line in (tmp_path / "exports.txt").read_text().splitlines())
-    assert read["NCCL_DEBUG"] == "INFO" and read["CHATLIB_STAGE_MODULE"] == "light_stage"
+    assert read["NCCL_DEBUG"] == "INFO" and read[mutations.VARIABLE] == '{"a.b": "c:d"}'
     assert read["CHATLIB_RUNS"] == str(identity.root()) and "DS_ACCELERATOR" in read
     assert read["CHATLIB_ATTACHED"] == "announcement" and "HF_TOKEN" not in read
 
@@ -124,6 +124,16 @@ def test_ranks_over_ssh_end_when_dismissed_or_when_nobody_renews_the_announcemen
         waiting.result(timeout=5)  # nobody renews it
         waiting = pool.submit(meeting.await_dismissal, tmp_path, 60.0)
         meeting.dismiss(tmp_path)
+        waiting.result(timeout=5)
+
+
+def test_ranks_over_ssh_end_when_another_launch_takes_their_place(tmp_path):
+    meeting.announce(tmp_path, 29500, None, "first")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = pool.submit(meeting.await_dismissal, tmp_path, 60.0, "first")
+        time.sleep(0.5)
+        assert not waiting.done()
+        meeting.announce(tmp_path, 29501, None, "second")
         waiting.result(timeout=5)
 
 
@@ -209,7 +219,7 @@ def await_steps(run, steps, seconds=120) -> None:
 @pytest.fixture
 def real(home, monkeypatch):
     """A folder of runs whose launches train."""
-    monkeypatch.delenv("CHATLIB_STAGE_MODULE")
+    monkeypatch.delenv(mutations.VARIABLE)
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setenv("CHATLIB_RUNS", str(home / "runs"))
     return home

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from chatlib.launch import launcher as launching
 from chatlib.launch.failures import failure
 from chatlib.runs import checkpoints, identity
 from chatlib.runs.files import read_json, write_json
+from chatlib.runs.mutations import mutated
 from chatlib.runs.recorder import state_path, write_state
 from chatlib.runs.store import Run, run_of
 
@@ -41,7 +43,8 @@ def unfinished(settings, checkpoint=None, **facts):
     directory = run_of(settings).directory
     directory.mkdir(parents=True)
     write_json(directory / "config.json", settings.model_dump(mode="json"))
-    write_json(directory / "manifest.json", {"status": "running", **facts})
+    known = launching.known_at_start(settings, identity.fingerprints(settings), 0.0)
+    write_json(directory / "manifest.json", known | facts)
     if checkpoint:
         temporary = checkpoints.checkpoint_path(directory, checkpoint).with_suffix(".tmp")
         temporary.mkdir(parents=True)
@@ -76,10 +79,10 @@ def test_a_directory_that_holds_something_else(home):
 def test_a_directory_in_use(home):
     directory = unfinished(config())
     with open(directory / "lock", "w") as lock:
-        lock.write("4711")
+        lock.write("4711 node7 1.0")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(r"in use by a live run \(process 4711\); wait for it or stop it")
+        refused(r"in use by a live run \(process 4711 on node7\); wait for it or stop it")
         assert run_of(config()).status == "running"
 
 
@@ -96,12 +99,91 @@ def test_a_config_that_was_edited_in_the_run_directory(home):
     refused(r"config.json was changed after .* \(learning_rate\)", resume=True)
 
 
-def test_a_changed_config_under_resume(home):
-    other = config(learning_rate=0.5, seed=3)
+def test_a_changed_config_under_resume(home, monkeypatch):
+    """An unfinished stranger is named, and keeps nobody from starting."""
+    other, said = config(learning_rate=0.5, seed=3), []
     unfinished(other, checkpoint=40)
-    name = run_of(other).name
-    refused(f"unfinished run {name} differs in seed, learning_rate: restore that", resume=True)
-    assert not run_of(config()).directory.exists()
+    monkeypatch.setattr(launching, "_train", lambda job: None)
+    launch(config(), resume=True, say=said.append)
+    names = run_of(config()).name, run_of(other).name
+    assert said == [
+        "nothing to resume, {} starts from the beginning: {} differs in seed, learning_rate".format(
+            *names
+        )
+    ]
+    assert checkpoints.newest_checkpoint(run_of(config()).directory) is None
+
+
+@pytest.fixture
+def edited():
+    """Launches with other code: `edited("x")` is in force in the context."""
+    return lambda value: mutated("chatlib.maths.policy.gae", f"def gae(*_): return {value!r}")
+
+
+def test_other_code_is_another_run_and_the_terminal_names_what_changed(home, monkeypatch, edited):
+    monkeypatch.setattr(launching, "_train", lambda job: None)
+    unfinished(config(), checkpoint=40)
+    before, said = run_of(config()), []
+    with edited("x"):
+        assert run_of(config()).name != before.name
+        launch(config(), say=said.append)
+        launch(config(), resume=True, say=said.append)
+    what = "mutation of chatlib.maths.policy.gae"
+    assert said[0].endswith(f" is trained anew: {what} changed since {before.name}")
+    assert said[1].startswith("nothing to resume") and said[1].endswith(f"differs in {what}")
+
+
+def test_force_resumes_what_other_code_began(home, monkeypatch, edited):
+    monkeypatch.setattr(launching, "_train", lambda job: None)
+    directory = unfinished(config(), checkpoint=40)
+    (directory / "metrics.jsonl").write_text("")
+    with edited("x"):
+        run = launch(config(), resume=True, force=True)
+    assert checkpoints.newest_checkpoint(run.directory).name == "step-00000040"
+    assert run.manifest["continues"]["run"] == directory.name != run.name
+
+
+def test_a_linked_checkpoint_folder_is_emptied_and_stays(home, tmp_path_factory, monkeypatch):
+    larger = tmp_path_factory.mktemp("larger")
+    monkeypatch.setattr(launching, "_train", lambda job: None)
+    directory = unfinished(config(), checkpoint=40)
+    shutil.move(directory / "checkpoint" / "step-00000040", larger)
+    (directory / "checkpoint").rmdir()
+    (directory / "checkpoint").symlink_to(larger)
+    assert checkpoints.newest_checkpoint(directory).name == "step-00000040"
+    launch(config(), fresh=True)
+    assert (directory / "checkpoint").is_symlink() and list(larger.iterdir()) == []
+
+
+def finished(settings):
+    directory = unfinished(settings, status="complete", model=True)
+    (directory / "model").mkdir()
+    return directory
+
+
+def test_a_finished_run_is_found_and_trained_anew_when_wished_or_without_its_model(
+    home, monkeypatch
+):
+    trained, said = [], []
+    monkeypatch.setattr(launching, "_train", lambda job: trained.append(job.run.name))
+    directory = finished(config())
+    launch(config(), say=said.append)
+    assert not trained and not said
+    launch(config(), fresh=True)
+    assert trained == [directory.name] and [p.name for p in directory.iterdir()] == ["lock"]
+    shutil.rmtree(directory)
+    (finished(config()) / "model").rmdir()
+    launch(config(), say=said.append)
+    assert len(trained) == 2 and said == [
+        f"{directory.name} has lost its model and is trained anew"
+    ]
+
+
+def test_a_finished_run_whose_config_was_edited_is_not_returned(home):
+    directory = finished(config())
+    edited = {**config().model_dump(mode="json"), "learning_rate": 1.0}
+    (directory / "config.json").write_text(json.dumps(edited))
+    refused(r"config.json was changed after .* \(learning_rate\)")
 
 
 @pytest.fixture
@@ -109,7 +191,7 @@ def by_one_rank(home):
     """The same stage, begun by two ranks (40 steps) and carried further by one (60 steps)."""
     settings = config(ranks=1)
     for begun, step in ((config(), 40), (settings, 60)):
-        directory = unfinished(begun, checkpoint=step, data=identity.fingerprints(begun))
+        directory = unfinished(begun, checkpoint=step)
         (directory / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
     return run_of(settings)
 

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 
+import faults
 import pytest
 from launches import config
 
 from chatlib.launch import failures
 from chatlib.runs import meeting
 from chatlib.runs.files import read_json, write_json
+from chatlib.runs.mutations import mutated
 from chatlib.runs.recorder import Recorder, read_metrics, state_path, write_state
 from chatlib.runs.store import Run
 from chatlib.train import worker
@@ -25,7 +27,7 @@ def start(home, **environment):
 
 
 def work(home, fault=""):
-    code = start(home, CHATLIB_FAULT=fault).wait(timeout=60)
+    code = start(home, FAULT=fault).wait(timeout=60)
     return code, read_json(state_path(home, 0))
 
 
@@ -51,16 +53,17 @@ def test_a_rank_that_fails_says_so_and_its_exit_code_is_never_0(home, kind, expe
     assert not Run(home).complete
 
 
-def test_a_rank_whose_stage_cannot_be_imported(home, monkeypatch):
-    monkeypatch.setenv("CHATLIB_STAGE_MODULE", "no_such_stage")
-    code, state = work(home)
+def test_a_rank_whose_stage_cannot_be_imported(home):
+    with faults.stage("no_such_stage"):
+        code, state = work(home)
     assert code and "ModuleNotFoundError: No module named 'no_such_stage'" in state["error"]
 
 
-def test_a_bad_fault_is_told_by_the_log(home):
-    code, state = work(home, "rank=x")
+def test_a_mutation_of_nothing_is_told_by_the_log(home):
+    with mutated("chatlib.maths.policy.no_such_thing", "def f(): pass"):
+        code, state = work(home)
     assert code and state["status"] == "ended"
-    assert "CHATLIB_FAULT is 'rank=x'" in (home / "log" / "rank0.txt").read_text()
+    assert "no_such_thing does not exist and cannot" in (home / "log" / "rank0.txt").read_text()
 
 
 def test_a_rank_that_was_started_over_ssh_dumps_its_stacks_when_dismissed(home):

@@ -1,6 +1,6 @@
 """What two ranks do in one launch: the same tiny training at every ZeRO stage, and more.
 
-The worker runs it in place of a stage (`CHATLIB_STAGE_MODULE`); its findings go to
+The worker runs it in place of a stage (`faults.stage`); its findings go to
 `findings.json` in the run directory, trained models into folders there.
 """
 

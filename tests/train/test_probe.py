@@ -36,7 +36,7 @@ def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLIB_RUNS", str(tmp_path_factory.mktemp("probe")))
         patch.setenv("CHATLIB_PROGRESS", "none")
-        patch.delenv("CHATLIB_STAGE_MODULE", raising=False)
+        patch.delenv("CHATLIB_MUTATIONS", raising=False)
         return launch(config, timeout=120).manifest["cases"]
 
 

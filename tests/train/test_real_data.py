@@ -28,7 +28,7 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLIB_RUNS", str(folder))
         patch.setenv("CHATLIB_PROGRESS", "none")
-        patch.delenv("CHATLIB_STAGE_MODULE", raising=False)
+        patch.delenv("CHATLIB_MUTATIONS", raising=False)
         yield folder
     shutil.rmtree(folder)
 

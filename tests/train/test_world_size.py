@@ -1,5 +1,8 @@
 """A run that two ranks began is continued by one, through DeepSpeed's universal checkpoint."""
 
+from pathlib import Path
+
+import faults
 import pytest
 import tiny_stages as tiny
 import torch
@@ -63,11 +66,13 @@ def test_one_rank_continues_a_launch_of_two_that_lost_one(alone, tmp_path, monke
     settings = tiny.sft(zero_stage=2, **world_stage.STEPS)
     for name, value in {"RUNS": tmp_path, "PROGRESS": "none"}.items():
         monkeypatch.setenv(f"CHATLIB_{name}", str(value))
-    monkeypatch.setenv("CHATLIB_FAULT", "rank=1,step=5,kind=kill")
-    with pytest.raises(RankFailed, match=r"rank 1 of 2, at step 5 .* was killed"):
-        launch(settings)
-    monkeypatch.delenv("CHATLIB_FAULT")
-    run = launch(settings, ranks=1, resume=True)
+    monkeypatch.setenv("PYTHONPATH", str(Path(faults.__file__).parent))
+    monkeypatch.setenv("FAULT", "rank=1,step=5,kind=kill")
+    with faults.faulty():
+        with pytest.raises(RankFailed, match=r"rank 1 of 2, at step 5 .* was killed"):
+            launch(settings)
+        monkeypatch.delenv("FAULT")
+        run = launch(settings, ranks=1, resume=True)
     whole = tiny.train(tiny.sft(zero_stage=2, **ALONE), tmp_path / "whole")
     assert run.manifest["world"] == 1 and run.manifest["continues"]["ranks"] == 2
     assert tiny.losses(run) == pytest.approx(tiny.losses(whole), abs=1e-4)

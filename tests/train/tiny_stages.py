@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import faults
 import pytest
 import torch
 from transformers import (
@@ -70,9 +71,9 @@ def launched(stage: str, home: Path, inputs: dict[str, str]) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLIB_RUNS", str(home))
         patch.setenv("CHATLIB_PROGRESS", "none")
-        patch.setenv("CHATLIB_STAGE_MODULE", stage)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        return launch(sft(ranks=2), timeout=300).directory
+        with faults.stage(stage):
+            return launch(sft(ranks=2), timeout=300).directory
 
 
 def losses(run: Run, column: str = "loss") -> list[float]:
