@@ -144,8 +144,7 @@ def _lead(job: Job) -> None:
     """The part of the process that owns the run directory."""
     if job.several:
         machines.require_ssh_launcher(job.several)
-    else:
-        plan.require_gpus(job.config.ranks)
+    plan.require_gpus(job.config.ranks, job.several)
     earlier = run_to_continue(job.run, job.config, job.prints) if job.resume else None
     with claimed(job.run.directory):
         if not job.run.complete:  # another process may have finished it in between
@@ -158,6 +157,7 @@ def _lead(job: Job) -> None:
 def _join(job: Job) -> None:
     """The part of every further node: run its ranks, and leave the record to the first node."""
     run, patience = job.run, max(job.timeout, START_TIMEOUT)
+    plan.require_gpus(job.config.ranks, job.several)
     try:
         said = meeting.await_meeting(run.directory, lambda: run.complete, patience)
     except TimeoutError as error:
