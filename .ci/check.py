@@ -51,7 +51,8 @@ def run(step: Step) -> None:
     """Run the command, pass its output on, and note the end."""
     print(f"\n=== {step.name}: {' '.join(step.command[1:])}", flush=True)
     environment = {**os.environ, "CHATLIB_RUNS": str(WORK / "runs"), "PYTHONUNBUFFERED": "1"}
-    environment["CHATLIB_PROFILE"] = "laptop"  # what is stored came from it, whatever is here
+    # What is stored came from this profile on CPUs, whatever cards there are here.
+    environment |= {"CHATLIB_PROFILE": "laptop", "CHATLIB_DEVICE": "cpu"}
     began = time.monotonic()
     with subprocess.Popen(
         step.command,

@@ -53,6 +53,7 @@ def execute(paths: list[Path], folder: Path, own_runs: bool = True) -> dict[str,
         "CHATLIB_PROGRESS_FILE": str(folder / "progress.txt"),
         "CHATLIB_RESULTS": str(folder / "results.json"),
         "CHATLIB_PROFILE": os.environ.get("CHATLIB_PROFILE", "laptop"),  # on any machine
+        "CHATLIB_DEVICE": os.environ.get("CHATLIB_DEVICE", "cpu"),  # fp32 there, as stored
     }
     if own_runs:
         environment["CHATLIB_RUNS"] = str(folder / "runs")

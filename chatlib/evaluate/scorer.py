@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from chatlib.settings.device import accelerator
+
 
 @dataclass
 class Scorer:
@@ -48,12 +50,10 @@ class Scorer:
 
 def load(reference: object) -> Scorer:
     """Load a finished reward `Run`, a model folder, ``run:NAME`` or ``hub:NAME[@REVISION]``."""
-    import torch
-
     from chatlib.train import models
 
     place = str(getattr(reference, "reference", reference))
     with models.no_bar():
         tokenizer = models.load_tokenizer(place)
         model = models.load_scorer(place, tokenizer).eval()
-    return Scorer(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+    return Scorer(model.to(accelerator()), tokenizer)

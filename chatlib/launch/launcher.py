@@ -173,8 +173,7 @@ def _lead(job: Job, force: bool) -> None:
     """The part of the process that owns the run directory; `force` resumes other code's run."""
     if job.several:
         machines.require_ssh_launcher(job.several)
-    else:
-        plan.require_gpus(job.config.ranks)
+    plan.require_gpus(job.config.ranks, job.several)
     earlier = None
     if job.resume and not job.fresh:
         earlier = run_to_continue(job.run, job.config, job.prints, job.say, force)
@@ -197,6 +196,7 @@ def _lead(job: Job, force: bool) -> None:
 def _join(job: Job) -> None:
     """The part of every further node: run its ranks, and leave the record to the first node."""
     run, patience = job.run, max(job.timeout, START_TIMEOUT)
+    plan.require_gpus(job.config.ranks, job.several)
     try:
         said = meeting.await_meeting(run.directory, lambda: run.complete, patience)
     except TimeoutError as error:

@@ -14,16 +14,30 @@ from chatlib.launch.hosts import Nodes
 from chatlib.launch.memory import checkpoint_bytes, mebibytes, memory
 from chatlib.runs import identity
 from chatlib.settings.deepspeed import all_deepspeed_json
-from chatlib.settings.device import accelerator, cores, gpus, visible
+from chatlib.settings.device import accelerator, cores, gpus, selection
 from chatlib.settings.stages import PPOConfig, StageConfig
 
 
-def require_gpus(ranks: int) -> None:
-    """Raise `LaunchError` where ranks of this machine would have no GPU of their own."""
-    if accelerator() == "cuda" and ranks > gpus():
+def require_gpus(ranks: int, several: Nodes | None = None) -> None:
+    """Raise `LaunchError` where ranks of this machine would have no GPU of their own.
+
+    Machines that are started over ssh are counted by their ranks (`engine.own_device`); a
+    selection of GPUs by number then holds on each of them.
+    """
+    if accelerator() == "cpu":
+        return
+    if several and several.here is None:
+        named = [name for name in selection().get("CHATLIB_CARDS", "").split(",") if name]
+        if strangers := [name for name in named if not name.isdigit()]:
+            raise LaunchError(
+                f"CUDA_VISIBLE_DEVICES names {strangers[0]}, a GPU of this machine alone; name "
+                "GPUs by number, or launch once on every machine with its node_rank"
+            )
+    elif (needed := several.local_ranks if several else ranks) > gpus():
         raise LaunchError(
-            f"ranks {ranks} need a GPU each and this machine offers {gpus()}; set ranks to that, "
-            "name several machines with hosts=, or choose another CHATLIB_PROFILE"
+            f"ranks {needed} need a GPU each and this machine offers {gpus()}; set ranks (or this "
+            "machine's slots) to that, name more machines with hosts=, choose another "
+            "CHATLIB_PROFILE, or compute on its CPU with CHATLIB_DEVICE=cpu"
         )
 
 
@@ -36,12 +50,9 @@ def command(
 ) -> list[str]:
     """The DeepSpeed command of a launch on this machine, or on `several`.
 
-    GPUs that the caller selected with CUDA_VISIBLE_DEVICES are passed with `--include`:
-    together with `--num_gpus` DeepSpeed would ignore the selection.
+    Which GPUs of a machine these are is no matter of the command: see `device.selection`.
     """
     devices = ["--num_gpus", ranks]
-    if os.environ.get("CUDA_VISIBLE_DEVICES") and accelerator() == "cuda":
-        devices = ["--include", f"localhost:{','.join(visible()[:ranks])}"]
     if several:
         devices = ["--hostfile", directory / "hostfile", "--num_nodes", len(several.slots)]
         devices += ["--master_addr", several.master]
@@ -80,7 +91,8 @@ def environment(ranks: int, several: Nodes | None = None) -> dict[str, str]:
     kept = {k: os.environ[k] for k in wanted if k in os.environ}
     over_ssh = several and several.here is None  # ssh carries no standard input
     wanted["CHATLIB_ATTACHED"] = "announcement" if over_ssh else "stdin"
-    return {**wanted, **kept, "CHATLIB_RUNS": str(identity.root())}
+    decided = {"DS_ACCELERATOR": accelerator(), "CHATLIB_RUNS": str(identity.root())}
+    return {**wanted, **kept, **selection(), **decided}
 
 
 def free_port() -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from chatlib.data.template import encode_prompts
 from chatlib.runs import identity
 from chatlib.runs.files import RunError
+from chatlib.settings.device import accelerator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +77,6 @@ def load(reference: object, name: str | None = None) -> Assistant:
     Only safetensors weights are read. Raises `ChatError` when the folder lacks weights, a
     tokenizer or a chat template, and `RunError` when it is no model or no finished run.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from chatlib.train.models import no_bar
@@ -84,15 +84,14 @@ def load(reference: object, name: str | None = None) -> Assistant:
     folder = _folder(reference)
     place, revision = (str(folder), None) if folder else identity.resolve(reference)
     options = {"revision": revision, "local_files_only": folder is not None}
-    tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     if not tokenizer.chat_template:
         raise ChatError(f"{place} has no chat template; set `tokenizer.chat_template` and save it")
     with no_bar() if folder else contextlib.nullcontext():
         model = AutoModelForCausalLM.from_pretrained(
-            place, dtype="auto", use_safetensors=True, **options
+            place, dtype="auto", use_safetensors=True, trust_remote_code=False, **options
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Assistant(name or _short_name(place), model.eval().to(device), tokenizer)
+    return Assistant(name or _short_name(place), model.eval().to(accelerator()), tokenizer)
 
 
 def _short_name(place: str) -> str:

@@ -12,6 +12,7 @@ import math
 import os
 import random
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +31,7 @@ from chatlib.train import models
 
 # DeepSpeed probes for compilers and devices on import and reports what it finds missing.
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-os.environ.setdefault("DS_ACCELERATOR", accelerator())
+os.environ["DS_ACCELERATOR"] = accelerator()
 import deepspeed  # noqa: E402
 from deepspeed.checkpoint import ds_to_universal  # noqa: E402
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer  # noqa: E402
@@ -44,10 +45,7 @@ T = TypeVar("T")
 def start(config: StageConfig, recorder: Recorder) -> torch.device:
     """Join the other ranks, seed everything alike, and return this rank's device."""
     recorder.beat(0, "join")
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
+    device = own_device()
     if device.type == "cpu":
         # The shared-memory all-reduce is a C++ op that DeepSpeed compiles at the first start: one
         # to four minutes, a compiler, and a lock left behind when it is killed, on which every
@@ -58,6 +56,21 @@ def start(config: StageConfig, recorder: Recorder) -> torch.device:
     if not dist.is_initialized():
         deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
     seed_everything(config.seed)
+    return device
+
+
+def own_device() -> torch.device:
+    """The CPU, or the GPU of this rank's own. Raises `ValueError` where its host has too few."""
+    if accelerator() == "cpu":
+        return torch.device("cpu")
+    local, offered = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= offered:
+        raise ValueError(
+            f"rank {local} of {socket.gethostname()} needs a GPU of its own and torch finds "
+            f"{offered} there; lower the ranks (slots) of that host, or set CHATLIB_DEVICE=cpu"
+        )
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
     return device
 
 
@@ -94,21 +107,26 @@ def several_ranks() -> bool:
 
 
 def sum_over_ranks(x: Tensor | float) -> Tensor:
-    """The sum of a tensor (or number) over all ranks; without gradient."""
-    x = torch.as_tensor(x).detach().clone()
-    if several_ranks():
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        x = x.to(device)
-        dist.all_reduce(x)
-    return x
+    """The sum of a tensor (or number) over all ranks, on the tensor's device; no gradient."""
+    return _all_reduce(torch.as_tensor(x), dist.ReduceOp.SUM)
 
 
 def max_over_ranks(x: Tensor) -> Tensor:
     """The largest of a tensor's values over all ranks, element by element."""
-    x = x.detach().clone()
-    if several_ranks():
-        dist.all_reduce(x, op=dist.ReduceOp.MAX)
-    return x
+    return _all_reduce(x, dist.ReduceOp.MAX)
+
+
+def _all_reduce(x: Tensor, op: dist.ReduceOp) -> Tensor:
+    """A reduction over the ranks as a new tensor on ``x.device``, wherever that is.
+
+    The group computes on its own device: NCCL takes no tensor of the CPU.
+    """
+    own = x.detach().clone()
+    if not several_ranks():
+        return own
+    shared = own.to("cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(shared, op=op)
+    return shared.to(x.device)
 
 
 def gather(part: list[T]) -> list[T]:
@@ -153,7 +171,6 @@ def initialize(
     ``role`` says whose settings count: PPO's actor and critic may have their own. A ``recorder``
     with a checkpoint of another number of ranks prepares the engine for `restore`.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     optimizer = torch.optim.AdamW(
         parameter_groups(config, module, role),
         lr=learning_rate,
@@ -163,7 +180,7 @@ def initialize(
         fused=not config.offload,  # one kernel for all; offloaded states meet gradients elsewhere
     )
     factor = schedule(config, total_steps)
-    settings = deepspeed_json(config, device, role, recorder.directory if recorder else None)
+    settings = deepspeed_json(config, accelerator(), role, recorder.directory if recorder else None)
     if recorder and is_universal(recorder, role):
         settings["checkpoint"] = {"load_universal": True}
     engine, *_ = deepspeed.initialize(
@@ -331,7 +348,7 @@ def save_checkpoint(
         engine.save_checkpoint(str(part), tag=name, client_state={}, save_latest=False)
         recorder.beat(step, f"{name}_saved")  # large ones take long; tests kill here, half-way
     own = {"state": state, "step": step, "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if accelerator() == "cuda":
         own["cuda"] = torch.cuda.get_rng_state()
     torch.save(own, part / f"rank{recorder.rank}.pt")
     barrier()
@@ -361,7 +378,7 @@ def restore(engines: dict[str, Engine], recorder: Recorder) -> tuple[int, dict]:
     own = torch.load(folder / f"rank{recorder.rank % world}.pt", weights_only=True)
     if world == recorder.world:
         torch.set_rng_state(own["torch"])
-        if torch.cuda.is_available() and "cuda" in own:
+        if accelerator() == "cuda" and "cuda" in own:
             torch.cuda.set_rng_state(own["cuda"])
     else:
         torch.manual_seed(torch.initial_seed() + (own["step"] << 32))

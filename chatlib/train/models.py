@@ -82,7 +82,7 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"{name} holds a model without a tokenizer; save the model's tokenizer into that folder"
         )
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
     prepare_tokenizer(tokenizer)
     return tokenizer
 
@@ -92,7 +92,9 @@ def load_policy(
 ) -> PreTrainedModel:
     """A causal language model; its vocabulary grows where the tokenizer got new tokens."""
     name, options = _from(reference)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+    )
     _fit(model, tokenizer)
     check_head(model)
     return model
@@ -111,6 +113,7 @@ def load_scorer(
         num_labels=1,
         dtype=dtype,
         use_safetensors=True,
+        trust_remote_code=False,
         output_loading_info=True,
         **options,
     )

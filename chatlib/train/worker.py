@@ -28,6 +28,7 @@ from chatlib.runs.files import read_json, write_json
 from chatlib.runs.meeting import PEER_LOST
 from chatlib.runs.recorder import Recorder, read_states, state_path, write_state
 from chatlib.settings import stages
+from chatlib.settings.device import accelerator, take_selection
 
 STAGES = {name: f"chatlib.train.{name}" for name in stages.LAUNCHED}
 KIB = 1024  # ru_maxrss is in KiB on Linux
@@ -91,6 +92,7 @@ def run_rank(recorder: Recorder) -> int:
     try:
         settings = stages.parse(read_json(recorder.directory / "config.json"))
         meeting.use_interface(recorder.directory, recorder.rank)
+        take_selection()
         summary = stage_module(settings.stage).train(settings, recorder)
         recorder.report(status="done", peak_bytes=peak_resident(), **device_facts())
         if recorder.rank == 0:
@@ -174,7 +176,7 @@ def peak_resident() -> int:
 def device_facts() -> dict:
     """The device's name, and the most bytes that torch has held on an accelerator."""
     torch = sys.modules.get("torch")
-    if not (torch and torch.cuda.is_available()):
+    if not torch or accelerator() == "cpu":
         return {"device": "cpu", "peak_device_bytes": 0}
     return {
         "device": torch.cuda.get_device_name(),

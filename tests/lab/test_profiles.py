@@ -117,12 +117,12 @@ def test_the_environment_wins_over_the_machine_and_the_argument_over_both(monkey
 
 
 def test_gpus_are_counted_without_torch(monkeypatch):
-    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("CHATLIB_DEVICE", "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     assert gpus() == 2
     with pytest.raises(LaunchError, match=r"ranks 4 need a GPU each and this machine offers 2;"):
         plan.require_gpus(4)
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("CHATLIB_DEVICE", "cpu")
     assert gpus() == 0
     plan.require_gpus(4)
 
