@@ -1,7 +1,9 @@
-# Every target sets up what it needs. Settings: PYTHON=python3.12, PAGES="03_sft 05_ppo".
+# Every target sets up what it needs. Settings: PYTHON=python3.12, PAGES="03_sft 05_ppo",
+# CHECKS="lint unit" (the checks of `make test` by name; CHECKS=--list names them).
 
 PYTHON ?= python3
 PAGES ?=
+CHECKS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -9,7 +11,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --constraint .ci/constra
 TORCH := $(shell grep '^torch==' .ci/constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab render refresh results readme bench clean
+.PHONY: help book test check lab links render refresh results readme bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -18,13 +20,20 @@ book: $(READY) ## execute every notebook from nothing (13 min on 2 cores), gathe
 	$(PY) -m chatlib.book book $(PAGES)
 
 test: $(READY) ## lint, unit tests, launch tests, notebooks against nbval, book without warnings
-	$(PY) .ci/check.py
+	$(PY) .ci/check.py $(CHECKS)
+
+check: $(READY) ## the inner loop, within a minute: lint, spelling, types, the fast unit tests
+	$(PY) .ci/check.py --fast
 
 lab: $(READY) ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
 render: $(READY) ## the book from the outputs stored in the notebooks, in under a minute
 	$(PY) -m chatlib.book render
+
+links: $(READY) ## whether the book's links to other sites still lead somewhere
+	$(VENV)/bin/jupyter-book build notebooks --all --quiet --builder linkcheck \
+		--config _config.yml --toc _toc.yml --path-output _build/links
 
 refresh: $(READY) ## execute the tracked notebooks in place and store their outputs
 	rm -rf _build/refresh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ def pairwise(
     metric_b: Sequence[float],
     gold_a: Sequence[float],
     gold_b: Sequence[float],
-    **options: float,
+    **options: Any,
 ) -> Interval:
     """Share of answer pairs (a, b) to one prompt that the metric orders as the judge does.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -55,7 +56,7 @@ def bleu(answers: Sequence[str], references: Sequence, language: str = "en") -> 
 
     lists = _paired(answers, references)
     most = max(map(len, lists))
-    streams = [[refs[i] if i < len(refs) else None for refs in lists] for i in range(most)]
+    streams: Any = [[refs[i] if i < len(refs) else None for refs in lists] for i in range(most)]
     score = BLEU(tokenize=_tokenizer(language)).corpus_score(list(answers), streams)
     precisions = {f"p{n}": p for n, p in enumerate(score.precisions, 1)}
     ratio = {"brevity": score.bp, "length_ratio": score.sys_len / score.ref_len}

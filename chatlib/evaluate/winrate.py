@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,10 @@ class Interval(NamedTuple):
 
 
 def interval(
-    values: Sequence[float], confidence: float = 0.95, resamples: int = 4000, seed: int = 0
+    values: Sequence[float] | np.ndarray,
+    confidence: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
 ) -> Interval:
     """Mean of ``values`` with its percentile bootstrap interval.
 
@@ -67,7 +70,7 @@ def wins(ours: Sequence[float], theirs: Sequence[float], tolerance: float = 1e-9
     return np.where(np.abs(difference) <= tolerance, 0.5, (difference > 0).astype(float))
 
 
-def win_rate(ours: Sequence[float], theirs: Sequence[float], **options: float) -> Interval:
+def win_rate(ours: Sequence[float], theirs: Sequence[float], **options: Any) -> Interval:
     """Share of prompts on which ours scores higher, ties counting half, with its interval.
 
     ``ours[i]`` and ``theirs[i]`` are scores of answers to the same prompt i, by any judge.
@@ -76,6 +79,6 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float], **options: float) -
     return interval(wins(ours, theirs), **options)
 
 
-def mean_difference(ours: Sequence[float], theirs: Sequence[float], **options: float) -> Interval:
+def mean_difference(ours: Sequence[float], theirs: Sequence[float], **options: Any) -> Interval:
     """Mean of ours - theirs over the same prompts, with its interval (pairs resampled)."""
     return interval(_pairs(ours, theirs), **options)

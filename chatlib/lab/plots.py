@@ -34,7 +34,7 @@ PPO_CURVES = {
     "explained_variance": "explained variance of the critic",
 }
 
-_STYLE = {
+_STYLE: Any = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "axes.facecolor": "white",
@@ -110,7 +110,7 @@ def _line(axes: Axes, table: pd.DataFrame, name: str, smooth: float, i: int, lab
     if smooth:
         axes.plot(rows["step"], rows[name], color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(rows["step"], smoothed(rows[name], smooth), style, color=colour, label=label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
 
 
 def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -228,7 +228,9 @@ def histogram(samples: Mapping[str, Sequence[float]], xlabel: str = "", bins: in
     for i, (label, values) in enumerate(arrays.items()):
         share = np.full(len(values), 1 / len(values))
         colour, style = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
-        axes.hist(values, edges, weights=share, histtype="step", color=colour, linestyle=style)
+        axes.hist(
+            values, list(edges), weights=share, histtype="step", color=colour, linestyle=style
+        )
         axes.plot([], [], style, color=colour, label=label)
     axes.set(xlabel=xlabel, ylabel="share")
     axes.legend()

@@ -181,7 +181,7 @@ SHARDED = {"zero_stage": 3, **LONGER}
 def _all_weights(batch: int, accumulation: int, rate: float) -> dict[str, dict[str, Any]]:
     """Settings of the stages where every weight of a large model is trained (ZeRO 3)."""
     size = {"batch_size": batch, "gradient_accumulation_steps": accumulation}
-    ppo = {"max_answer_tokens": 256, "steps": 300, "offload_reference_model": True}
+    ppo: dict[str, Any] = {"max_answer_tokens": 256, "steps": 300, "offload_reference_model": True}
     ppo |= {"actor_learning_rate": rate / 10, "critic_learning_rate": rate / 2}
     hasty = {"actor_learning_rate": rate, "critic_learning_rate": rate}
     return {
@@ -300,10 +300,9 @@ def table() -> pandas.DataFrame:
     rows = {}
     for name, found in PROFILES.items():
         first, last = recipe("sft", profile=found), recipe("ppo", profile=found)
-        tiny = isinstance(first.model, TinyModel)
         rows[name] = {
             "ranks": first.ranks,
-            "model": "tiny" if tiny else first.model.split("/")[-1],
+            "model": "tiny" if isinstance(first.model, TinyModel) else first.model.split("/")[-1],
             "ZeRO": first.zero_stage,
             "LoRA": first.lora.lora_dim if first.lora else "-",
             "format": first.dtype,

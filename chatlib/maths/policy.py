@@ -126,6 +126,7 @@ def aggregate(
     `denominator` replaces the last division by a global one, in tokens, answers or answers x T:
     the sum over micro-batches and ranks is then what one process would have computed.
     """
+    count: Tensor | int
     if aggregation == "sequence":
         answers = mask.bool().any(dim=1).sum().clamp(min=1)
         total, count = masked_mean(x, mask, dim=1).sum(), answers

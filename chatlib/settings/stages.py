@@ -9,7 +9,7 @@ names are refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -114,6 +114,9 @@ class StageConfig(Strict):
     """What the three stages share."""
 
     roles: ClassVar[tuple[Role, ...]] = ("model",)  # the models that the stage trains
+    if TYPE_CHECKING:  # every stage gives these a default or a meaning of its own
+        stage: str
+        model: TinyModel | str
 
     # --- data
     sources: list[Source] = Field(
@@ -506,7 +509,9 @@ class PPOConfig(StageConfig):
 class ProbeConfig(SFTConfig):
     """A few steps of SFT for each of several settings, to measure what a rank holds (chapter 9)."""
 
-    stage: Literal["probe"] = Field("probe", description="whose settings these are")
+    stage: Literal["probe"] = Field(  # type: ignore[assignment]  # pydantic: the last one counts
+        "probe", description="whose settings these are"
+    )
     cases: dict[str, dict[str, Any]] = Field(
         min_length=1, description="by name, what a case changes: `{'ZeRO 2': {'zero_stage': 2}}`"
     )

@@ -58,7 +58,7 @@ def small_disk(folder, kilobytes):
         or os.geteuid()
         or subprocess.run(mount, capture_output=True).returncode
     ):
-        pytest.skip("mounting a small tmpfs is not permitted here")
+        pytest.skip("needs root: mounting a small tmpfs")
     try:
         yield
     finally:

@@ -152,7 +152,7 @@ def test_deepspeeds_own_launcher_is_killed(home, monkeypatch):
 def test_a_port_that_was_taken_in_between(home, monkeypatch, gloo):
     free = plan.free_port
     with socket.socket() as occupant:
-        occupant.bind(("0.0.0.0", 0))
+        occupant.bind(("0.0.0.0", 0))  # noqa: S104  # as the rendezvous does
         occupant.listen()
         ports = [occupant.getsockname()[1]]
         monkeypatch.setattr(plan, "free_port", lambda: ports.pop() if ports else free())
@@ -259,6 +259,7 @@ def test_two_launches_side_by_side(home, gloo):
     assert not processes_of(home)
 
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch puts what processes share
 FILES = {"config.json", "deepspeed.json", "lock", "log", "manifest.json", "metrics.jsonl"}
 FILES |= {"log/launcher.txt"}
 FILES |= {f"log/rank{rank}.{kind}" for rank in (0, 1) for kind in ("json", "txt", "stack.txt")}
@@ -283,7 +284,7 @@ def names(folder) -> set[str]:
 @pytest.mark.timeout(1800)
 def test_launches_one_after_another_leak_nothing(home, monkeypatch, tmp_path_factory):
     """Five, or as many as `$CHATLIB_LAUNCHES` says (50: five minutes); every other opens a port."""
-    scratch, shared = tmp_path_factory.mktemp("scratch"), names(Path("/dev/shm"))
+    scratch, shared = tmp_path_factory.mktemp("scratch"), names(SHARED_MEMORY)
     monkeypatch.setenv("TMPDIR", str(scratch))
     first, done = None, set()
     for number in range(int(os.environ.get("CHATLIB_LAUNCHES", 5))):
@@ -297,6 +298,6 @@ def test_launches_one_after_another_leak_nothing(home, monkeypatch, tmp_path_fac
         done.add(run.name)
         assert {path.name for path in home.iterdir()} == done
         assert names(run.directory) == FILES | ({"model"} if stage == "light_stage" else set())
-        new = names(Path("/dev/shm")) - shared
+        new = names(SHARED_MEMORY) - shared
         assert not {name for name in new if "torch" in name or str(port) in name}
         assert not names(scratch)

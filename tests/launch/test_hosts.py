@@ -245,7 +245,7 @@ def test_two_nodes_train_as_one(real, two_nodes, uninterrupted):
 @pytest.mark.timeout(300)
 def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes, monkeypatch):
     if two_nodes[0][0] is None:
-        pytest.skip("cutting a node off needs network namespaces, which are not permitted here")
+        pytest.skip("needs root: cutting a node off in a network namespace")
     settings, silence = tiny(steps=250, save_every=20), 10
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("CHATLIB_RUNS", str(real / "alone"))
@@ -289,8 +289,10 @@ LogLevel ERROR
 @pytest.fixture
 def ssh(two_nodes, home, monkeypatch):
     """An ssh server on each node, and an `ssh` that may enter both."""
-    if two_nodes[0][0] is None or not (shutil.which("sshd") and shutil.which("pdsh")):
-        pytest.skip("needs sshd, pdsh and network namespaces (Debian: openssh-server, pdsh)")
+    if two_nodes[0][0] is None:
+        pytest.skip("needs root: an ssh server in each of two network namespaces")
+    if not (shutil.which("sshd") and shutil.which("pdsh")):
+        pytest.skip("sshd or pdsh is not installed (Debian: openssh-server, pdsh)")
     folder = home / "ssh"
     folder.mkdir()
     Path("/run/sshd").mkdir(exist_ok=True)  # sshd insists on it
