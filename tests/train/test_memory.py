@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from chatlib.data import template
 from chatlib.launch import memory
 from chatlib.runs.recorder import Recorder
-from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig, TinyModel
+from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig
 from chatlib.train import engine, models, ppo, reward, sft
 
 CPU = torch.device("cpu")
