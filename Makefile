@@ -11,7 +11,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --constraint .ci/constra
 TORCH := $(shell grep '^torch==' .ci/constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check lab links render refresh results readme bench clean
+.PHONY: help book test check lab links render refresh results readme bench gpu clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ readme: $(READY) ## the README's table and picture from the figures of book and 
 
 bench: $(READY) ## speed against a bare loop, TRL and transformers, as ratios
 	$(PY) tests/bench/run.py $(BENCH)
+
+gpu: ## what waits for a card, without .venv or network there (GPU="--wheels DIR --size 1b sft")
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tests/gpu/parts.py $(GPU)
 
 clean: ## remove what was built; the environment and your own runs stay
 	rm -rf _build

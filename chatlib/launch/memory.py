@@ -7,11 +7,19 @@ import math
 import struct
 from pathlib import Path
 
-from chatlib.maths.scaling import WIDTH, Parts, lora_weights, offloaded, state_bytes
-from chatlib.runs.files import RunError
+from chatlib.maths import scaling
+from chatlib.maths.scaling import WIDTH, Parts, Shape, lora_weights, offloaded, state_bytes
+from chatlib.runs.files import RunError, read_json
 from chatlib.runs.identity import resolve
 from chatlib.settings.deepspeed import BUCKET, resolve_dtype, zero_stage
-from chatlib.settings.stages import Lora, PPOConfig, Role, StageConfig, TinyModel
+from chatlib.settings.stages import (
+    Lora,
+    PPOConfig,
+    RewardConfig,
+    Role,
+    StageConfig,
+    TinyModel,
+)
 
 Shapes = dict[str, list[int]]  # weight names and their shapes
 PROCESS = 600 * 2**20  # bytes of a process that has loaded torch, transformers and deepspeed
@@ -84,8 +92,9 @@ def role_memory(config: StageConfig, device: str, role: Role, shapes: Shapes) ->
 def memory(config: StageConfig, device: str) -> Parts | None:
     """Predicted bytes per rank by part; None when the model's size is not known here.
 
-    Activations come on top. Offloading moves the optimizer (stage 3: weights too) and PPO's
-    reference into the host's memory, where a CPU rank has everything anyway.
+    Offloading moves the optimizer (stage 3: weights too) and PPO's reference into the host's
+    memory, where a CPU rank has everything anyway. The states are counted as if all were there at
+    the moment of most activations; `activations` is left out where a model is no Llama.
     """
     total = {"process": PROCESS}
     for role, shapes in trained_models(config).items():
@@ -93,15 +102,99 @@ def memory(config: StageConfig, device: str) -> Parts | None:
             return None
         for name, size in role_memory(config, device, role, shapes).items():
             total[name] = total.get(name, 0) + size
-    return total
+    models = {role: architecture(model) for role, model in started_from(config).items()}
+    known = {role: shape for role, shape in models.items() if shape}
+    if len(known) < len(models):
+        return total
+    return total | {"activations": activations(config, device, known)}
+
+
+# ------------------------------------------------------------------- activations
+
+LLAMA = {  # fields of a `config.json`
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "inner": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+}
+
+
+def architecture(model: TinyModel | str) -> Shape | None:
+    """The widths of a model that a configuration names; None where it is no Llama, or not here.
+
+    A Llama is what has Llama's fields in its `config.json`: Mistral, Qwen and others do.
+    """
+    if isinstance(model, TinyModel):
+        d = model.hidden_size
+        return Shape(model.vocab_size, d, model.intermediate_size, model.layers, model.heads, d)
+    try:
+        place = resolve(model)
+    except RunError:
+        return None
+    found = read_json(place / "config.json") if isinstance(place, Path) else {}
+    if not {*LLAMA.values(), "rms_norm_eps"} <= found.keys():
+        return None
+    sizes = {name: found[field] for name, field in LLAMA.items()}
+    groups = found.get("num_key_value_heads") or sizes["heads"]
+    head = found.get("head_dim") or sizes["width"] // sizes["heads"]
+    return Shape(**sizes, kv_width=groups * head)
+
+
+def activations(config: StageConfig, device: str, shapes: dict[Role, Shape]) -> int:
+    """Bytes of activations and logits at a rank's largest moment, sequences as long as may be."""
+    if isinstance(config, PPOConfig):
+        return max(ppo_moments(config, device, shapes).values())
+    dtype, again = resolve_dtype(config, device), config.gradient_checkpointing
+    rows, length, shape = config.micro_batch, config.max_seq_len, shapes["model"]
+    if not isinstance(config, RewardConfig):
+        tokens = rows * (length - 1)  # a dialogue's last one predicts nothing
+        return scaling.training_bytes(shape, tokens, tokens, dtype, again)
+    return pairs_bytes(shape, rows, 2 * length, dtype, again)
+
+
+def pairs_bytes(shape: Shape, rows: int, length: int, dtype: str, again: bool) -> int:
+    """Activations of pairs side by side (`chatlib.train.reward`): twice the longest sequence at
+    most, as what both begin with is written once. Which token sees which takes two tensors of
+    truth values and one of numbers, all of length^2 a row."""
+    seen = rows * length**2 * (1 + 1 + WIDTH[dtype])
+    return seen + scaling.training_bytes(shape, rows * length, 0, dtype, again, masked=True)
+
+
+def ppo_moments(config: PPOConfig, device: str, shapes: dict[Role, Shape]) -> Parts:
+    """Activations of an iteration's parts: rollout with its cache, scoring, learning.
+
+    A pretraining mixture's pass is kept beside the actor's until the backward pass of both.
+    """
+    dtype, answer = resolve_dtype(config, device), config.max_answer_tokens
+    rows, length = config.micro_batch, config.max_seq_len
+    actor, critic = shapes["actor"], shapes["critic"]
+    tokens, predicted = rows * (length - 1), rows * answer
+    actor_again, critic_again = (
+        config.of(role, "gradient_checkpointing") for role in ("actor", "critic")
+    )
+    bonus = config.entropy_coefficient > 0
+    learn = scaling.training_bytes(actor, tokens, predicted, dtype, actor_again, bonus)
+    if config.unsup_coef:
+        learn += scaling.training_bytes(actor, tokens, tokens, dtype, actor_again)
+    prompts = config.batch_size // config.ranks
+    return {
+        "rollout": scaling.generation_bytes(actor, prompts, length - answer, answer, dtype),
+        "scoring": scaling.forward_bytes(actor, tokens, predicted, dtype, with_entropy=True),
+        "actor": learn,
+        "critic": scaling.training_bytes(critic, rows * length, 0, dtype, critic_again),
+    }
+
+
+def started_from(config: StageConfig) -> dict[Role, TinyModel | str]:
+    """The models that a stage trains, by role, as the configuration names them."""
+    starts = dict.fromkeys(config.roles, config.model)
+    return starts | ({"critic": config.reward_model} if isinstance(config, PPOConfig) else {})
 
 
 def trained_models(config: StageConfig) -> dict[Role, Shapes | None]:
     """The shapes of the models that a stage trains."""
-    starts = dict.fromkeys(config.roles, config.model)
-    if isinstance(config, PPOConfig):
-        starts["critic"] = config.reward_model
-    return {role: shapes_of(model) for role, model in starts.items()}
+    return {role: shapes_of(model) for role, model in started_from(config).items()}
 
 
 def checkpoint_bytes(config: StageConfig, device: str) -> int:

@@ -105,6 +105,116 @@ def fewest_ranks(needed: Callable[[int], int], device: int, most: int = 4096) ->
     return next((n for n in worlds if needed(n) <= device), None)
 
 
+# ------------------------------------------------------------------ activations
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a Llama-shaped model's activations depend on; all but `layers` and `heads` are widths.
+
+    ``kv_width`` is the width of keys and values together over their heads, each.
+    """
+
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_width: int
+
+
+def kept_by_a_norm(width: int, dtype: str) -> int:
+    """Bytes a token that autograd keeps of an RMSNorm: input, normalised input, scaled output.
+
+    The input and its inverse root mean square are in fp32 (transformers' `LlamaRMSNorm`).
+    """
+    return width * (4 + 2 * WIDTH[dtype]) + 4
+
+
+def layer_bytes(shape: Shape, dtype: str, masked: bool = False) -> int:
+    r"""Bytes a token that autograd keeps of one block for the backward pass.
+
+        A = 2 norm + b (2 d + 2 d_kv + 4 f) + 4 h
+
+    Queries, attention's result, keys and values; of the feed-forward part gate, SiLU(gate), up and
+    their product; attention's log-sum per head in fp32. The (s, s) weights are computed again, as
+    FlashAttention does (Dao et al. 2022). An attention mask of one's own has keys and values
+    repeated for every head, ``masked``. After Korthikanti et al. 2022, section 4, counted anew for
+    the tensors of transformers' `LlamaDecoderLayer`.
+    """
+    kv = shape.width if masked else shape.kv_width
+    numbers = 2 * shape.width + 2 * kv + 4 * shape.inner
+    return 2 * kept_by_a_norm(shape.width, dtype) + WIDTH[dtype] * numbers + 4 * shape.heads
+
+
+def logits_bytes(vocabulary: int, with_entropy: bool = False) -> int:
+    """Bytes for each predicted token when the backward pass is at the log-softmax, always fp32.
+
+    Its result, the gradient of that, and the gradient of the logits. An entropy in the loss has a
+    second result, its exponential, their product's gradients and a mask of -inf.
+    """
+    return vocabulary * (4 + 4 + 4 + (4 + 4 + 4 + 1 if with_entropy else 0))
+
+
+def training_bytes(
+    shape: Shape,
+    tokens: int,
+    predicted: int,
+    dtype: str,
+    recompute: bool = False,
+    with_entropy: bool = False,
+    masked: bool = False,
+) -> int:
+    """Most bytes of activations in the forward and backward pass over so many ``tokens``.
+
+    Either at the log-softmax of the ``predicted`` ones, when every block's activations are there
+    (with ``recompute``, gradient checkpointing, every block's input, Chen et al. 2016), or in the
+    last block's backward pass: its activations, and the gradients of two inner tensors and of three
+    of the residual stream's width. ``predicted`` 0: a score or value of each token, no logits.
+    """
+    b, layer = WIDTH[dtype], layer_bytes(shape, dtype, masked)
+    kept = shape.layers * (b * shape.width if recompute else layer)
+    head = tokens * kept_by_a_norm(shape.width, dtype)
+    head += predicted * logits_bytes(shape.vocabulary, with_entropy)
+    block = tokens * (recompute * layer + b * (2 * shape.inner + 3 * shape.width))
+    return tokens * kept + max(head, block)
+
+
+def forward_bytes(
+    shape: Shape, tokens: int, predicted: int, dtype: str, with_entropy: bool = False
+) -> int:
+    """Most bytes of activations in a forward pass without gradient.
+
+    One block at a time: three inner tensors and four of the residual stream's width. Or the
+    logits: their log-softmax in fp32 and the logits, which 16-bit formats convert first; with
+    entropy the exponential's product, a mask and the masked copy come on top.
+    """
+    b = WIDTH[dtype]
+    block = tokens * b * (3 * shape.inner + 4 * shape.width)
+    copies = b + 4 + (4 if b < 4 else 0)
+    numbers = max(copies, b + 4 + 4 + 1 + 4) if with_entropy else copies
+    return max(block, tokens * b * shape.width + predicted * shape.vocabulary * numbers)
+
+
+def cache_bytes(shape: Shape, tokens: int, dtype: str) -> int:
+    """Bytes of the key-value cache of so many tokens: 2 b d_kv in each layer (Pope et al. 2022)."""
+    return 2 * WIDTH[dtype] * shape.kv_width * shape.layers * tokens
+
+
+def generation_bytes(shape: Shape, rows: int, prompt: int, answer: int, dtype: str) -> int:
+    """Most bytes while ``rows`` prompts are answered token by token with a cache.
+
+    At the prompts' forward pass, or at the last token: the whole cache, one layer's keys as they
+    were before the last one, and what a draw takes of each number of the (rows, vocabulary) logits
+    (themselves, log-softmax and its exponential in fp32, sums in fp64).
+    """
+    b, whole = WIDTH[dtype], prompt + answer
+    begin = cache_bytes(shape, rows * prompt, dtype) + forward_bytes(shape, rows * prompt, 0, dtype)
+    draw = rows * shape.vocabulary * (b + 4 + 4 + 8)
+    end = cache_bytes(shape, rows * whole, dtype) + b * shape.kv_width * rows * whole + draw
+    return max(begin, end)
+
+
 # --------------------------------------------------------------- communication
 
 

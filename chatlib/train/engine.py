@@ -180,6 +180,7 @@ def initialize(
         fused=not config.offload,  # one kernel for all; offloaded states meet gradients elsewhere
     )
     factor = schedule(config, total_steps)
+    module.train()  # a loaded model is not: without it there is no checkpointing and no dropout
     settings = deepspeed_json(config, accelerator(), role, recorder.directory if recorder else None)
     if recorder and is_universal(recorder, role):
         settings["checkpoint"] = {"load_universal": True}
