@@ -1,4 +1,4 @@
-"""A ready batch script for Slurm: `python -m chatlib slurm sft reward ppo --profile cluster`.
+"""A ready batch script for Slurm: `chatlib slurm sft reward ppo --profile cluster`.
 
 Slurm starts one launch on each node (`srun`, no ssh); each gets its place from `SLURM_NODEID`
 and the hostfile that the script writes. The script carries its configurations with it.

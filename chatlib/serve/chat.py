@@ -6,10 +6,8 @@ outgrows the model's context loses its oldest turns, never its system message, a
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import html
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from chatlib.data.template import encode_prompts
 from chatlib.runs import identity
-from chatlib.runs.files import RunError
 from chatlib.settings.device import accelerator
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import TextIteratorStreamer
 
 Messages = list[dict]
 THREAD = "chatlib answer"
-COMMANDS = "/facts TEXT sets the system message, /reset forgets the turns, /help, /quit"
 
 
 class ChatError(ValueError):
@@ -153,11 +150,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer with what it took: the turns that no longer fitted, and its tokens."""
+    """An answer with what it took: the turns that no longer fitted, and the prompt's tokens.
+
+    ``cut``: the answer was as long as it may be, and had not come to its end.
+    """
 
     text: str
     dropped: int
     prompt_tokens: int
+    cut: bool = False
 
 
 def stream(
@@ -168,50 +169,72 @@ def stream(
     ``generate`` runs in a thread that fills a queue; an error there is raised here, and
     leaving the loop early ends the thread. The same seed and turn give the same answer.
     """
+    yield from _pieces(assistant, _Asked(messages, sampling or Sampling(), turn))
+
+
+def _pieces(assistant: Assistant, asked: _Asked) -> Iterator[str]:
+    """`stream` for a caller who looks at what became of it."""
     from transformers import TextIteratorStreamer
 
-    sampling = sampling or Sampling()
     queue = TextIteratorStreamer(assistant.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    stop, errors = threading.Event(), []
-    arguments = (assistant, assistant.encode(messages), sampling, turn, queue, stop, errors)
+    arguments = (assistant, asked, queue)
     thread = threading.Thread(target=_generate, args=arguments, name=THREAD, daemon=True)
     thread.start()
     try:
         yield from (piece for piece in queue if piece)
     finally:
-        stop.set()
+        asked.stop.set()
         thread.join()
-    if errors:
-        raise errors[0]
+    if asked.error:
+        raise asked.error
 
 
-def _generate(assistant, ids, sampling, turn, queue, stop, errors) -> None:
+@dataclass
+class _Asked:
+    """What the generating thread is asked for, and how it ended (``cut``: at its limit)."""
+
+    messages: Messages
+    sampling: Sampling
+    turn: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+    cut: bool = False
+
+
+def _generate(assistant: Assistant, asked: _Asked, queue: TextIteratorStreamer) -> None:
     """Body of the generating thread; always ends the queue."""
+    try:
+        asked.cut = _run(assistant, asked, queue)
+    except BaseException as error:  # whoever reads the queue would wait for ever
+        asked.error = error
+        queue.on_finalized_text("", stream_end=True)
+
+
+def _run(assistant: Assistant, asked: _Asked, queue: TextIteratorStreamer) -> bool:
+    """Generate into the queue; whether the answer was cut before its end."""
     import torch
     from transformers import StoppingCriteriaList
 
-    model, tokenizer = assistant.model, assistant.tokenizer
-    inputs = torch.tensor([ids], device=model.device)
+    model, tokenizer, longest = assistant.model, assistant.tokenizer, asked.sampling.max_new_tokens
+    inputs = torch.tensor([assistant.encode(asked.messages)], device=model.device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
     halt = lambda tokens, scores, **_: torch.full(
-        (len(tokens),), stop.is_set(), dtype=torch.bool, device=tokens.device
+        (len(tokens),), asked.stop.is_set(), dtype=torch.bool, device=tokens.device
     )
-    try:
-        with torch.random.fork_rng(), torch.inference_mode():
-            torch.manual_seed(1000 * sampling.seed + turn)
-            model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=sampling.max_new_tokens,
-                pad_token_id=pad,
-                eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
-                streamer=queue,
-                stopping_criteria=StoppingCriteriaList([halt]),
-                **sampling.arguments(),
-            )
-    except Exception as error:
-        errors.append(error)
-        queue.end()
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(1000 * asked.sampling.seed + asked.turn)
+        tokens = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=longest,
+            pad_token_id=pad,
+            eos_token_id=ends,
+            streamer=queue,
+            stopping_criteria=StoppingCriteriaList([halt]),
+            **asked.sampling.arguments(),
+        )[0, inputs.shape[1] :].tolist()
+    return len(tokens) == longest and tokens[-1] not in (ends if isinstance(ends, list) else [ends])
 
 
 @dataclass(repr=False)
@@ -250,13 +273,13 @@ class Chat:
         limit = (self.context or self.assistant.context) - self.sampling.max_new_tokens
         count = lambda messages: len(self.assistant.encode(messages))
         kept, dropped = fit([*system, *self.messages, question], count, limit)
-        pieces = []
-        for piece in stream(self.assistant, kept, self.sampling, len(self.messages) // 2):
+        pieces, asked = [], _Asked(kept, self.sampling, len(self.messages) // 2)
+        for piece in _pieces(self.assistant, asked):
             pieces.append(piece)
             yield piece
         answer = "".join(pieces).strip()
         self.messages += [question, {"role": "assistant", "content": answer}]
-        self.last = Reply(answer, dropped, count(kept))
+        self.last = Reply(answer, dropped, count(kept), asked.cut)
 
     def reset(self) -> None:
         """Forget the turns; the facts stay."""
@@ -313,79 +336,3 @@ def bubbles(lines: Sequence[tuple[str, str]]) -> str:
         for speaker, text in lines
     ]
     return f'<div style="max-width:40em">{"".join(rows)}</div>'
-
-
-# --- the terminal
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m chatlib chat``."""
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder, run:NAME or hub:NAME")
-    parser.add_argument("--facts", default="", help="what the assistant knows (system message)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer, in tokens")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws, with a temperature")
-    parser.add_argument("--context", type=int, help="tokens kept (default: the model's context)")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Chat in the terminal until /quit or the end of the input. Returns the exit code."""
-    try:
-        sampling = Sampling(options.temperature, options.max_new_tokens, options.seed)
-        chats = [
-            Chat(load(model), options.facts, sampling, options.context) for model in options.models
-        ]
-    except (ChatError, RunError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(COMMANDS)
-    while (line := _read()) not in (None, "/quit"):
-        if line.startswith("/"):
-            print(command(line, chats))
-        elif line:
-            for chat in chats:
-                _answer(chat, line, label=len(chats) > 1)
-    return 0
-
-
-def _read() -> str | None:
-    """The next line of the terminal without outer spaces; None at the end of the input."""
-    try:
-        return input("you> ").strip()
-    except (EOFError, KeyboardInterrupt):
-        print()
-        return None
-
-
-def command(line: str, chats: Sequence[Chat]) -> str:
-    """Carry out a line that starts with a slash; returns what to print."""
-    name, _, text = line.partition(" ")
-    if name == "/reset":
-        for chat in chats:
-            chat.reset()
-        return "(the turns are forgotten, the facts stay)"
-    if name == "/facts":
-        for chat in chats:
-            chat.facts = text.strip() or chat.facts
-        return f"(facts: {chats[0].facts or 'none; /facts TEXT sets them'})"
-    return COMMANDS if name == "/help" else f"(no command {name}) {COMMANDS}"
-
-
-def _answer(chat: Chat, text: str, label: bool) -> None:
-    """Print the answer as it comes; an interrupt ends this answer only."""
-    print(f"{chat.assistant.name}> " if label else "> ", end="", flush=True)
-    try:
-        for piece in chat.stream(text):
-            print(piece, end="", flush=True)
-        print(f"\n{chat.note}" if chat.note else "")
-    except KeyboardInterrupt:
-        print(" (interrupted)")
-    except ChatError as error:
-        print(f"({error})")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m chatlib chat MODEL [MODEL ...]``."""
-    parser = argparse.ArgumentParser("python -m chatlib chat", description="Chat with models.")
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
