@@ -8,6 +8,7 @@ from chatlib.data import shop
 from chatlib.evaluate import overlap, policy
 from chatlib.evaluate.errors import ERRORS
 from chatlib.evaluate.winrate import Interval, interval
+from chatlib.settings.device import accelerator
 
 COLUMNS = ["gold", "well_formed", *(part for part, _ in ERRORS.values()), "fluency"]
 
@@ -19,7 +20,6 @@ def measure(reference: str, n: int, seed: int = 0) -> pd.DataFrame:
     ``n``: the gold reward (at most 4), the share of well-formed answers, the parts that add up to
     the gold reward, and sentence BLEU and ROUGE (0 to 100) against one human-like answer each.
     """
-    import torch
 
     from chatlib.train import models
 
@@ -28,8 +28,7 @@ def measure(reference: str, n: int, seed: int = 0) -> pd.DataFrame:
     with models.no_bar():
         tokenizer = models.load_tokenizer(reference)
         model = models.load_policy(reference, tokenizer)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    verdicts = policy.assess(model.eval().to(device), tokenizer, cases, seed)
+    verdicts = policy.assess(model.eval().to(accelerator()), tokenizer, cases, seed)
     parts = verdicts[COLUMNS].astype(float)
     overlaps = overlap.per_answer(list(verdicts["answer"]), [d.answer for d in dialogues])
     rows = {name: interval(column) for name, column in [*parts.items(), *overlaps.items()]}

@@ -153,12 +153,12 @@ def test_a_page_computes_on_the_cpu_beside_any_cards(machine, tmp_path):
     assert pages.load(path).cells[0].outputs[0].text == "cpu\n"
 
 
-def test_a_check_computes_on_the_cpu_beside_any_cards(machine):
+def test_a_check_computes_on_the_cpu_beside_any_cards(machine, tmp_path):
     machine(8)
     source = "from chatlib.settings.device import accelerator; print(accelerator())"
     check = runpy.run_path(str(pages.ROOT / ".ci" / "check.py"))
     step = check["Step"]("device", [sys.executable, "-c", source])
-    check["run"](step)
+    check["run"](step, tmp_path)
     assert (step.status, step.last) == (0, "cpu")
 
 
