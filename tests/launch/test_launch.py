@@ -259,6 +259,34 @@ def test_the_rank_that_began_it_is_named(home, states, culprit):
     assert failure(Run(home), 2, 1).rank == culprit
 
 
+def test_clocks_of_different_machines_are_not_compared(home):
+    (home / "log").mkdir()
+    late = state(0, error="OSError: a", time=9e9)  # its clock is wrong, not its end
+    for one in (late, state(1, error="OSError: b"), state(2, error="x: closed by peer", time=1.0)):
+        write_state(state_path(home, one["rank"]), one)
+    error = failure(Run(home), 3, 1, hosts=["node1", "node2", "node2"])
+    assert error.rank == 0 and "rank 0 of 3 on node1, at step 2" in str(error)
+    nccl = "DistBackendError: ncclRemoteError: remote process exited or there was a network error"
+    write_state(state_path(home, 0), state(0, error=nccl))
+    assert failure(Run(home), 3, 1, hosts=["node1", "node2", "node2"]).rank == 1
+
+
+def test_all_that_failed_are_in_one_table_grouped_by_their_end(home):
+    lost = [state(r, error="RuntimeError: closed by peer", code=1) for r in (0, 1, 2, 5)]
+    began = [
+        state(3, status="ended", signal=9, peak_bytes=2**20),
+        state(4, error="KeyError: 'x'"),
+    ]
+    hosts = ["node1"] * 3 + ["node2"] * 3
+    lines = [line.split() for line in failures.table([*lost, *began], hosts).splitlines()]
+    assert lines == [
+        ["ranks", "hosts", "exit", "how", "they", "ended"],
+        ["3", "node2", "SIGKILL", *failures.describe_end(began[0]).split()],
+        ["4", "node2", "?", "raised", "KeyError:", "'x'"],
+        ["0-2,5", "node1,node2", "1", "raised", "RuntimeError:", "closed", "by", "peer"],
+    ]
+
+
 @pytest.mark.parametrize(
     "code, words",
     [
@@ -315,6 +343,16 @@ def test_a_rank_that_is_done_may_be_silent_while_another_works():
     done, busy = {"status": "done"}, {"status": "running"}
     assert launching.silences([done, busy], [9.0, 1.0]) == [0.0, 1.0]
     assert launching.silences([done, done], [9.0, 1.0]) == [9.0, 1.0]
+
+
+def test_a_download_is_not_stuck_but_slow():
+    loading, training = {"where": "read the data"}, {"where": "train"}
+    far, near = config(sources="hub:a/b"), config()
+    assert launching.patience([loading, training], 5.0, far) == launching.DOWNLOAD_TIMEOUT
+    assert launching.patience([training, training], 5.0, far) == 5.0
+    assert launching.patience([loading, training], 5.0, near) == 5.0
+    waiting = [{"where": "not started"}, training]
+    assert launching.patience(waiting, 5.0, near) == launching.START_TIMEOUT
 
 
 def test_notebooks_import_the_lab_without_torch():
