@@ -118,15 +118,15 @@ def test_what_ranks_on_other_machines_get_from_our_environment(tmp_path, monkeyp
 def test_ranks_over_ssh_end_when_dismissed_or_when_nobody_renews_the_announcement(tmp_path):
     meeting.announce(tmp_path, 29500, None)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        waiting = pool.submit(meeting.await_dismissal, tmp_path, 1.0)
-        for _ in range(30):
+        waiting = pool.submit(meeting.await_dismissal, tmp_path, 4.0)  # more than a busy machine
+        for _ in range(60):  # keeps a process waiting, less than this loop takes
             meeting.still_here(tmp_path)
             time.sleep(0.1)
         assert not waiting.done()
-        waiting.result(timeout=5)  # nobody renews it
+        waiting.result(timeout=30)  # nobody renews it
         waiting = pool.submit(meeting.await_dismissal, tmp_path, 60.0)
         meeting.dismiss(tmp_path)
-        waiting.result(timeout=5)
+        waiting.result(timeout=30)
 
 
 def test_ranks_over_ssh_end_when_another_launch_takes_their_place(tmp_path):
@@ -136,7 +136,7 @@ def test_ranks_over_ssh_end_when_another_launch_takes_their_place(tmp_path):
         time.sleep(0.5)
         assert not waiting.done()
         meeting.announce(tmp_path, 29501, None, "second")
-        waiting.result(timeout=5)
+        waiting.result(timeout=30)
 
 
 def test_a_node_whose_first_node_does_not_start(home):
@@ -214,7 +214,8 @@ def ended(started) -> list[tuple[int, str]]:
 def await_steps(run, steps, seconds=120) -> None:
     """Return when a run in another process has made so many steps."""
     deadline = time.monotonic() + seconds
-    while len(run.metrics) < steps and time.monotonic() < deadline:
+    while len(run.metrics) < steps:
+        assert time.monotonic() < deadline, f"{run.name} made fewer than {steps} steps"
         time.sleep(0.01)
 
 
@@ -248,16 +249,16 @@ def test_two_nodes_train_as_one(real, two_nodes, uninterrupted):
 def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes, monkeypatch):
     if two_nodes[0][0] is None:
         pytest.skip("cutting a node off needs network namespaces, which are not permitted here")
-    settings, silence = tiny(steps=250, save_every=20), 10
+    settings, silence = tiny(steps=120, save_every=5), 10
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("CHATLIB_RUNS", str(real / "alone"))
         expected = launch(settings).metrics
     started = start_on(two_nodes, settings, real / "job", "--timeout", str(silence))
-    await_steps(run_of(settings), 30)
+    await_steps(run_of(settings), 6)
     subprocess.run(["ip", "-n", two_nodes[1][0], "link", "set", "net0", "down"], check=True)
     cut = time.monotonic()
     failed = ended(started)
-    assert time.monotonic() - cut < silence + 15
+    assert time.monotonic() - cut < 60  # for gloo it would be half an hour
     assert [code for code, _ in failed] == [1, 1], failed
     assert "no progress for" in failed[0][1] and "rank 1 on 192.0.2.2: step" in failed[0][1]
     assert "no progress for" in failed[1][1]

@@ -13,7 +13,7 @@ from chatlib.lab import LaunchError, launch
 from chatlib.launch import failures
 from chatlib.launch import launcher as launching
 from chatlib.launch.failures import failure
-from chatlib.runs import checkpoints, identity
+from chatlib.runs import checkpoints, code, identity
 from chatlib.runs.files import read_json, write_json
 from chatlib.runs.mutations import mutated
 from chatlib.runs.recorder import state_path, write_state
@@ -26,9 +26,10 @@ def test_a_launch_keeps_the_run_contract_and_is_found_again(home):
     run = launch(config(steps=3), ranks=1)
     found = {path.name for path in run.directory.iterdir()}
     assert found >= {"config.json", "deepspeed.json", "metrics.jsonl", "log", "model", "lock"}
-    assert launching.StageConfig and run.config == config(steps=3, ranks=1).model_dump(mode="json")
+    assert run.config == config(steps=3, ranks=1).model_dump(mode="json")
     facts = run.manifest
     assert facts["status"] == "complete" and facts["world"] == 1 and facts["tokens"] == 30
+    assert facts["code"] == code.code_of("sft") and "train/sft.py" in facts["code"]
     assert facts["seed"] == 0 and facts["device"] and set(facts["data"]) == {"shop"}
     assert {"torch", "deepspeed", "python"} <= set(facts["versions"])
     assert facts["seconds"] > 0.5 and len(facts["peak_bytes"]) == 1
