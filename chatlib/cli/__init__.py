@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return carry_out(arguments)
     except LaunchError as error:
         print(error, file=sys.stderr)
-        return 1
+        return error.code
     except ValidationError as error:
         print("\n".join(describe(error)), file=sys.stderr)
         return 2

@@ -12,6 +12,7 @@ from chatlib.launch.failures import FULL, LaunchError, live_ranks
 from chatlib.runs.checkpoints import checkpoint_step, newest_checkpoint
 from chatlib.runs.files import RunError, read_json
 from chatlib.runs.lock import held
+from chatlib.runs.store import Run
 from chatlib.settings.stages import StageConfig
 
 POLL = 0.1  # seconds between two looks at the ranks
@@ -53,6 +54,18 @@ def claimed(directory: Path) -> Iterator[None]:
                 raise LaunchError(str(error)) from error
         _wait_for_old_ranks(directory)
         yield
+
+
+def unwritable(run: Run) -> LaunchError | None:
+    """Why nothing can be written in a run's directory any more; ranks cannot say so themselves."""
+    try:
+        with writable(run.directory):
+            probe = run.directory / ".writable"
+            probe.touch()
+            probe.unlink()
+    except LaunchError as error:
+        return None if "is full" in str(error) else error
+    return None
 
 
 def _wait_for_old_ranks(directory: Path, seconds: float = 10.0) -> None:

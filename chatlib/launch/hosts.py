@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatlib.launch.failures import LaunchError
-from chatlib.runs.files import write_atomically
 
-LINE = re.compile(r"(\S+)\s+slots=(\d+)(\s*#.*)?")  # as DeepSpeed reads it
+LINE = re.compile(r"([^\s-]\S*)\s+slots=(\d+)(\s*#.*)?")  # as DeepSpeed reads it
 EXPORTED = ("GLOO_SOCKET_IFNAME", "HF_HOME", "HF_HUB_OFFLINE")  # to other machines, with CHATLIB_*
 Hosts = str | os.PathLike | Sequence[str]
 
@@ -133,4 +132,7 @@ def write_exports(path: Path, added: dict[str, str]) -> None:
     lines = [line for file in own for line in file.read_text().splitlines() if "=" in line]
     wanted = {k: v for k, v in os.environ.items() if k.startswith("CHATLIB_") or k in EXPORTED}
     wanted |= added
-    write_atomically(path, "\n".join([*lines, *(f"{k}={v}" for k, v in wanted.items())]))
+    text = "\n".join([*lines, *(f"{k}={v}" for k, v in wanted.items())])
+    path.unlink(missing_ok=True)  # it may hold secrets: nobody else can read it, from the start
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)

@@ -13,11 +13,13 @@ import os
 import secrets
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from chatlib.launch import hosts as machines
 from chatlib.launch import plan
@@ -27,10 +29,12 @@ from chatlib.launch.directory import (
     clear,
     prepare,
     require_unchanged,
+    unwritable,
     writable,
 )
 from chatlib.launch.failures import (
     LaunchError,
+    LaunchStopped,
     RankFailed,
     failure,
     has_failed,
@@ -43,7 +47,7 @@ from chatlib.runs import code, meeting, provenance
 from chatlib.runs.checkpoints import is_ours
 from chatlib.runs.files import write_atomically, write_json
 from chatlib.runs.identity import fingerprints, models_of, resolve, without_code
-from chatlib.runs.recorder import Tail, read_states, state_path, write_state
+from chatlib.runs.recorder import Tail, read_states, state_path, stop_path, write_state
 from chatlib.runs.store import Run, run_of
 from chatlib.settings.deepspeed import all_deepspeed_json
 from chatlib.settings.device import accelerator
@@ -51,7 +55,10 @@ from chatlib.settings.stages import StageConfig
 
 START_TIMEOUT = 120.0  # seconds until every rank's first sign of life, at least
 TIMEOUT = 600.0  # seconds without a heartbeat; loading a large model may take minutes
+LOADING = {"read the data", "load four models"}  # places in which a rank may download
+DOWNLOAD_TIMEOUT = 3600.0  # seconds for what comes from the hub: it is slow, not stuck
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+SHARED_POLL = 1.0  # seconds between two looks at ranks on several machines: files on a network
 SSH_GRACE = 15.0  # seconds for ranks on other machines to end after they were dismissed
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -83,6 +90,7 @@ class Job:
     several: Nodes | None  # machines; None: this one alone
     progress: Progress
     say: Callable[[str], None]
+    port: int | None = None
     name: str = field(default_factory=lambda: secrets.token_hex(8))  # of this launch alone
 
     @property
@@ -118,6 +126,7 @@ def launch(
     say: Callable[[str], None] = unheard,
     fresh: bool = False,
     force: bool = False,
+    port: int | None = None,
 ) -> Run:
     """Train one stage with DeepSpeed and return its finished run.
 
@@ -139,6 +148,7 @@ def launch(
     over ssh, unless the same launch runs on every machine, each with its own `node_rank` (0, 1,
     ...). The folder of runs must be on a file system that all machines share under one path.
     Over ssh, ranks on other machines outlive a killed launching process by two minutes.
+    `port` is where the ranks meet; without it one that is free on this machine.
     `progress` shows the metrics while they come: `(name, steps)` gives a context that yields a
     function of the rows so far.
 
@@ -156,7 +166,9 @@ def launch(
     elif fresh or not is_intact(run, config):
         for model in models_of(config):
             resolve(model)  # a missing one is told now, not by a rank
-        job = Job(run, config, prints, resume, fresh, timeout or TIMEOUT, several, progress, say)
+        job = Job(
+            run, config, prints, resume, fresh, timeout or TIMEOUT, several, progress, say, port
+        )
         _join(job) if job.follows else _lead(job, force)
     return run
 
@@ -230,6 +242,8 @@ def _train(job: Job) -> None:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             outcome = {"status": "interrupted"}
+        if isinstance(error, LaunchStopped):
+            outcome = {"status": "stopped"}
         outcome["reason"] = str(error).split("\n")[0]
         raise
     finally:
@@ -283,7 +297,7 @@ def _run_with_retry(job: Job, checkpoint: Path | None) -> None:
     try:
         _run_group(job, checkpoint)
     except RankFailed as error:
-        if not port_was_taken(error) or job.leads:
+        if not port_was_taken(error) or job.leads or job.port:
             raise
         _run_group(job, checkpoint)
 
@@ -297,18 +311,53 @@ def _run_group(job: Job, checkpoint: Path | None, port: int | None = None) -> No
     node = job.several.here if job.follows else ""
     log = run.directory / "log" / f"launcher{node}.txt"
     if port is None:
-        port = plan.free_port()
+        port = job.port or plan.free_port()
         with writable(run.directory):
             _expect_ranks(run.directory, ranks)
+            stop_path(run.directory).unlink(missing_ok=True)
             if job.is_watched:
                 meeting.announce(run.directory, port, checkpoint, job.name)
-    process = _start(job, port, checkpoint, log)
-    try:
-        _watch(process, job)
-    finally:
-        _end(process, job)
+    # Slurm warns every process of a step with SIGUSR1: what is started here ignores it, too.
+    with handled({signal.SIGUSR1: signal.SIG_IGN}):
+        process = _start(job, port, checkpoint, log)
+        try:
+            with handled(requests(job)):
+                _watch(process, job)
+        finally:
+            _end(process, job)
     if not run.complete:
-        raise failure(run, ranks, process.returncode, log)
+        hosts = job.several.host_of_rank if job.several else []
+        raise unwritable(run) or failure(run, ranks, process.returncode, log, hosts)
+
+
+@contextlib.contextmanager
+def handled(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+    """Signal handlers in the context; nothing outside the main thread, which alone may have any."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def requests(job: Job) -> dict[signal.Signals, Any]:
+    """On SIGUSR1 or SIGTERM the ranks save a checkpoint and end; a second SIGTERM interrupts.
+
+    The first node asks for all; further ones leave both signals as they are.
+    """
+    asked = stop_path(job.run.directory)
+
+    def ask(number: int, frame: object) -> None:
+        if number == signal.SIGTERM and asked.exists():
+            raise KeyboardInterrupt
+        with contextlib.suppress(OSError):
+            asked.touch()
+
+    return {} if job.follows else {signal.SIGUSR1: ask, signal.SIGTERM: ask}
 
 
 def _expect_ranks(directory: Path, ranks: int) -> None:
@@ -358,10 +407,18 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
             times = [state.get("time", old) for state, (old, _) in zip(states, beats)]
             beats = [b if t == b[0] else (t, now) for t, b in zip(times, beats)]
             silent = silences(states, [now - seen for _, seen in beats])
-            started = all(own for own, _ in beats)
-            if max(silent) > (timeout if started else max(timeout, START_TIMEOUT)):
+            if max(silent) > patience(states, timeout, job.config):
                 raise stuck(run, states, silent, hosts)
-            time.sleep(POLL)
+            time.sleep(POLL if not job.several else SHARED_POLL)
+
+
+def patience(states: list[dict], timeout: float, config: StageConfig) -> float:
+    """Seconds that a rank may be silent where the ranks are: longer to start, or to download."""
+    places = {state.get("where") for state in states}
+    names = [source.name for source in config.sources] + models_of(config)
+    if LOADING & places and any(name.startswith("hub:") for name in names):
+        return max(timeout, DOWNLOAD_TIMEOUT)
+    return max(timeout, START_TIMEOUT) if "not started" in places else timeout
 
 
 def silences(states: list[dict], seconds: list[float]) -> list[float]:

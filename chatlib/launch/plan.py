@@ -98,7 +98,7 @@ def environment(ranks: int, several: Nodes | None = None) -> dict[str, str]:
 def free_port() -> int:
     """A TCP port that nobody listens on at this moment."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))  # on every interface: rank 0 listens on the one the others reach
         return probe.getsockname()[1]
 
 

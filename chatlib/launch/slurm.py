@@ -22,7 +22,9 @@ SCRIPT = """\
 #SBATCH --mem=0
 {gpus}#SBATCH --time={time}
 #SBATCH --output=%x-%j.txt
+#SBATCH --open-mode=append
 #SBATCH --requeue
+#SBATCH --signal=B:USR1@{warning}
 set -euo pipefail
 
 # The folder of runs has to lie on a file system that all nodes share under this path.
@@ -31,15 +33,36 @@ PYTHON=${{PYTHON:-{python}}}
 job=$CHATLIB_RUNS/slurm-$SLURM_JOB_ID
 mkdir -p "$job"
 scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/ slots={slots}/' > "$job/hostfile"
+
+# Slurm warns this shell before the time limit. It hands that on to the launches, which save a
+# checkpoint and end; the job then goes back into the queue and resumes.
+warned= step=
+warn() {{ warned=1; [ -z "$step" ] || kill -USR1 "$step" || true; }}
+trap warn USR1
+again() {{ scontrol requeue "$SLURM_JOB_ID"; exit 0; }}
+train() {{
+    [ -z "$warned" ] || again
+    local code=0
+    # The shell of each task puts in its own node's number.
+    srun --kill-on-bad-exit=1 --cpu-bind=none \\
+        bash -c 'exec "$@" --node_rank "$SLURM_NODEID"' node "$@" &
+    step=$!
+    wait "$step" || code=$?
+    while kill -0 "$step" 2>/dev/null; do code=0; wait "$step" || code=$?; done  # a signal came
+    step=
+    [ "$code" = 0 ] || [ -z "$warned" ] || again
+    return "$code"
+}}
 {stages}"""
 
-# The shell of each task puts in its own node's number. Slurm counts restarts of a requeued job.
+WARNING = 300  # seconds before the time limit: a step and a checkpoint have to fit in
+
+# Slurm counts the restarts of a requeued job.
 STAGE = """
 cat > "$job/{name}.json" <<'JSON'
 {config}
 JSON
-srun --kill-on-bad-exit=1 --cpu-bind=none bash -c '"$@" --node_rank "$SLURM_NODEID"' node \\
-    "$PYTHON" -m chatlib {stage} --config "$job/{name}.json" --hosts "$job/hostfile" \\
+train "$PYTHON" -m chatlib {stage} --config "$job/{name}.json" --hosts "$job/hostfile" \\
     {options}
 """
 
@@ -55,7 +78,8 @@ def script(
     """The batch script that trains `configs` one after another on `nodes` machines each.
 
     `time` is Slurm's limit (`D-HH:MM:SS`); without `gpus` no card is asked for. `resume`
-    continues unfinished runs, which a requeued job does anyway. Raises `ValueError` for
+    continues unfinished runs, which a requeued job does anyway. Five minutes before the limit the
+    job saves a checkpoint and goes back into the queue. Raises `ValueError` for
     configurations of different ranks, or ranks that the nodes cannot share evenly.
     """
     ranks = {config.ranks for config in configs}
@@ -70,6 +94,7 @@ def script(
         nodes=nodes,
         gpus=f"#SBATCH --gpus-per-node={slots}\n" if gpus else "",
         time=time,
+        warning=WARNING,
         root=shlex.quote(str(identity.root())),
         python=shlex.quote(sys.executable),
         slots=slots,

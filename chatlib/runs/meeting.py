@@ -119,4 +119,5 @@ def use_interface(directory: Path, rank: int) -> None:
     other = hosts[0] if hosts[rank] != hosts[0] else hosts[-1]
     if name := interface(other):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+        if not any(Path("/sys/class/infiniband").glob("*")):
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)  # else NCCL knows better

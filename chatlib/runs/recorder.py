@@ -17,6 +17,15 @@ STATE_BYTES = 16_384  # of a rank's state file: written once, then in place, so 
 # disk cannot keep a rank from reporting that the disk is full
 
 
+class Stopped(Exception):
+    """Training ends before its last step because the launch was asked to, with a checkpoint."""
+
+
+def stop_path(directory: Path) -> Path:
+    """The file by which the launching process asks for a checkpoint and an end."""
+    return directory / "stop"
+
+
 class Tail:
     """Follows a file of JSON lines that grows; `rows` holds what was read so far."""
 
@@ -83,6 +92,7 @@ class Recorder:
         self.directory, self.rank, self.world = directory, rank, world
         self.checkpoint = checkpoint
         self.state: dict = {"rank": rank, "pid": os.getpid(), "step": 0, "where": "start"}
+        self._last: int | None = None  # the step after which to end, if that was asked for
         self.report(status="running")
 
     def report(self, **news: Any) -> None:
@@ -93,6 +103,25 @@ class Recorder:
     def beat(self, step: int, where: str = "") -> None:
         """Say that this rank is alive at `step`; without beats it counts as stuck."""
         self.report(step=int(step), where=where)
+
+    def saves_at(self, step: int, every: int) -> bool:
+        """Whether to save a checkpoint after `step`: by the plan, or because the launch is to end.
+
+        Call it on every rank, once a step, after the ranks have waited for each other in it. Rank
+        0 sees the request and says in its state that the next step is the last, before it takes
+        part in that: so everyone who has finished that step reads it, and all save together.
+        """
+        if self.rank == 0 and self._last is None and stop_path(self.directory).exists():
+            self._last = step + 1
+            self.report(last=self._last)
+        elif self.rank and self._last is None:
+            self._last = read_json(state_path(self.directory, 0)).get("last")
+        return bool(every and step % every == 0) or step == self._last
+
+    def end_if_asked(self, step: int) -> None:
+        """Raise `Stopped` after the checkpoint of the step at which the launch is to end."""
+        if step == self._last:
+            raise Stopped(f"stopped at step {step} with a checkpoint, as asked")
 
     def log(self, step: int, **figures: Any) -> None:
         """Append one row of figures (numbers) to `metrics.jsonl`; only rank 0 writes."""

@@ -28,6 +28,7 @@ from chatlib.settings.deepspeed import Role, deepspeed_json, frozen_json, resolv
 from chatlib.settings.device import accelerator
 from chatlib.settings.stages import StageConfig
 from chatlib.train import models
+from chatlib.train.finite import require_finite
 
 # DeepSpeed probes for compilers and devices on import and reports what it finds missing.
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -263,6 +264,7 @@ def log(net: Engine, recorder: Recorder, step: int, **figures: float | None) -> 
     The monitor by itself would record the learning rate alone.
     """
     recorder.log(step, **figures)
+    require_finite(net.module, step, figures)
     if net.monitor.enabled:
         net.monitor.write_events([(k, v, step) for k, v in figures.items() if v is not None])
 
@@ -356,6 +358,7 @@ def save_checkpoint(
     if recorder.rank == 0:
         checkpoints.commit_checkpoint(part, final, config.keep_checkpoints)
     barrier()
+    recorder.end_if_asked(step)
 
 
 def restore(engines: dict[str, Engine], recorder: Recorder) -> tuple[int, dict]:

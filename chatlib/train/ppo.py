@@ -299,7 +299,7 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
         if config.print_answers and done % config.print_answers == 0 and recorder.rank == 0:
             for i, text in zip(own[:3], template.decode(tokenizer, answers[:3])):
                 recorder.say(f"{records[i].prompt[-1]['content']}\n  -> {text}")
-        if config.save_every and done % config.save_every == 0:
+        if recorder.saves_at(done, config.save_every):
             state = {"beta": beta, "tokens": tokens} | ({"ema": ema.average} if ema else {})
             engine.save_checkpoint(engines, config, recorder, done, state)
 

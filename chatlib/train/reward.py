@@ -87,7 +87,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
             chosen, rejected = evaluate(net, held_out, tokenizer, recorder, device)
             accuracy = pairwise_accuracy(chosen, rejected)
             engine.log(net, recorder, done, held_out_accuracy=accuracy)
-        if config.save_every and done % config.save_every == 0:
+        if recorder.saves_at(done, config.save_every):
             engine.save_checkpoint(
                 {"model": net}, config, recorder, done, {"tokens": tokens, "loss": loss}
             )

@@ -72,7 +72,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
             engine.log(net, recorder, done, held_out_loss=found)
         if config.print_answers and done % config.print_answers == 0:
             rollout.print_answers(net, tokenizer, data.held_out, config, recorder)
-        if config.save_every and done % config.save_every == 0:
+        if recorder.saves_at(done, config.save_every):
             engine.save_checkpoint(
                 {"model": net}, config, recorder, done, {"tokens": tokens, "loss": loss}
             )

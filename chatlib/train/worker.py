@@ -26,7 +26,7 @@ from types import ModuleType
 from chatlib.runs import meeting, mutations
 from chatlib.runs.files import read_json, write_json
 from chatlib.runs.meeting import PEER_LOST
-from chatlib.runs.recorder import Recorder, read_states, state_path, write_state
+from chatlib.runs.recorder import Recorder, Stopped, read_states, state_path, write_state
 from chatlib.settings import stages
 from chatlib.settings.device import accelerator, take_selection
 
@@ -78,8 +78,8 @@ def supervise(child: int, state_file: Path) -> int:
     killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     code = None if killed_by else os.WEXITSTATUS(status)
     state = read_json(state_file)
-    done = state.get("status") == "done"
-    if state.get("status") not in ("done", "failed"):
+    done = state.get("status") in ("done", "stopped")
+    if not done and state.get("status") != "failed":
         state.update(status="ended", time=time.time())
     state.update(signal=killed_by, code=code, peak_bytes=usage.ru_maxrss * KIB)
     write_state(state_file, state)
@@ -97,6 +97,9 @@ def run_rank(recorder: Recorder) -> int:
         recorder.report(status="done", peak_bytes=peak_resident(), **device_facts())
         if recorder.rank == 0:
             complete(recorder, summary or {})
+        leave_process_group()
+    except Stopped:
+        recorder.report(status="stopped")
         leave_process_group()
     except Exception as error:
         text = traceback.format_exc()

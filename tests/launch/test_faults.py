@@ -105,6 +105,14 @@ def test_a_rank_that_hangs(home, monkeypatch):
     assert not processes_of(home)
 
 
+def test_a_rank_that_is_stopped(home, monkeypatch):
+    fault(monkeypatch, rank=1, step=2, kind="stop")
+    monkeypatch.setenv("LIGHT_SECONDS", "0.5")
+    with pytest.raises(RankStuck, match=r"rank 1: step 2 .* ago; stopped by a signal \(SIGSTOP"):
+        launch(config(steps=20), timeout=3)
+    assert not processes_of(home)
+
+
 def test_the_launching_process_is_killed_and_the_next_launch_starts_over(home, monkeypatch):
     monkeypatch.setenv("LIGHT_SECONDS", "0.5")
     process, run = launched_elsewhere("steps=400"), run_of(config(steps=400))
@@ -172,6 +180,24 @@ def test_the_disk_fills_up_with_a_checkpoint(home, real_stages):
     assert not processes_of(home)
 
 
+def test_a_disk_that_turns_read_only(home, monkeypatch):
+    monkeypatch.setenv("LIGHT_SECONDS", "0.2")
+    settings, outcome = config(steps=200), []
+
+    def turn():
+        wait_until(lambda: read_metrics(run_of(settings).directory / "metrics.jsonl"))
+        remount = ["mount", "-o", "remount,ro", str(home)]
+        outcome.append(subprocess.run(remount, capture_output=True).returncode)
+
+    with small_disk(home, 4000):
+        turning = threading.Thread(target=turn)
+        turning.start()
+        with pytest.raises(LaunchError, match=r"cannot be written \(Read-only file system\)"):
+            launch(settings, timeout=60)
+        turning.join()
+        assert outcome == [0] and not processes_of(home)
+
+
 def test_a_file_size_quota(home, monkeypatch):
     monkeypatch.setenv("LIGHT_BYTES", "100000")
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)\n"
@@ -235,6 +261,28 @@ def test_a_run_of_two_ranks_is_resumed_by_one_and_again_after_that_failed(home, 
     run = launch(settings, ranks=1, resume=True)
     assert run.manifest["continues"] == {"run": run_of(settings).name, "ranks": 2, "step": 4}
     assert run.manifest["started_at_step"] == 4 and list(run.metrics.step) == [1, 2, 3, 4, 5, 6]
+
+
+LOSES_A_WEIGHT = """
+def learn(net, batch, tokenizer, config, recorder, device):
+    loss = learn.__wrapped__(net, batch, tokenizer, config, recorder, device)
+    if recorder.state["step"] < 5:
+        return loss
+    dict(net.module.named_parameters())["model.model.norm.weight"].data[0] = float("nan")
+    return float("nan")
+"""
+
+
+def test_a_loss_that_is_no_number(home, real_stages):
+    """Named with its step and the first bad weight; the checkpoint before it is kept."""
+    with faults.mutated("chatlib.train.sft.learn", LOSES_A_WEIGHT):
+        run = run_of(tiny(save_every=2))
+        with pytest.raises(RankFailed, match=r"loss is nan at step 6; 1 of \d+ weights") as caught:
+            launch(tiny(save_every=2))
+        assert "the first is model.model.norm.weight" in str(caught.value)
+        assert checkpoints.newest_checkpoint(run.directory).name == "step-00000004"
+        assert len(run.metrics) == 6
+        assert list(run.manifest["code"])[-1] == "mutation of chatlib.train.sft.learn"
 
 
 def port_of(run) -> int:

@@ -13,7 +13,7 @@ from chatlib.lab import LaunchError, launch
 from chatlib.launch import failures
 from chatlib.launch import launcher as launching
 from chatlib.launch.failures import failure
-from chatlib.runs import checkpoints, identity
+from chatlib.runs import checkpoints, code, identity
 from chatlib.runs.files import read_json, write_json
 from chatlib.runs.mutations import mutated
 from chatlib.runs.recorder import state_path, write_state
@@ -26,9 +26,10 @@ def test_a_launch_keeps_the_run_contract_and_is_found_again(home):
     run = launch(config(steps=3), ranks=1)
     found = {path.name for path in run.directory.iterdir()}
     assert found >= {"config.json", "deepspeed.json", "metrics.jsonl", "log", "model", "lock"}
-    assert launching.StageConfig and run.config == config(steps=3, ranks=1).model_dump(mode="json")
+    assert run.config == config(steps=3, ranks=1).model_dump(mode="json")
     facts = run.manifest
     assert facts["status"] == "complete" and facts["world"] == 1 and facts["tokens"] == 30
+    assert facts["code"] == code.code_of("sft") and "train/sft.py" in facts["code"]
     assert facts["seed"] == 0 and facts["device"] and set(facts["data"]) == {"shop"}
     assert {"torch", "deepspeed", "python"} <= set(facts["versions"])
     assert facts["seconds"] > 0.5 and len(facts["peak_bytes"]) == 1
@@ -259,6 +260,34 @@ def test_the_rank_that_began_it_is_named(home, states, culprit):
     assert failure(Run(home), 2, 1).rank == culprit
 
 
+def test_clocks_of_different_machines_are_not_compared(home):
+    (home / "log").mkdir()
+    late = state(0, error="OSError: a", time=9e9)  # its clock is wrong, not its end
+    for one in (late, state(1, error="OSError: b"), state(2, error="x: closed by peer", time=1.0)):
+        write_state(state_path(home, one["rank"]), one)
+    error = failure(Run(home), 3, 1, hosts=["node1", "node2", "node2"])
+    assert error.rank == 0 and "rank 0 of 3 on node1, at step 2" in str(error)
+    nccl = "DistBackendError: ncclRemoteError: remote process exited or there was a network error"
+    write_state(state_path(home, 0), state(0, error=nccl))
+    assert failure(Run(home), 3, 1, hosts=["node1", "node2", "node2"]).rank == 1
+
+
+def test_all_that_failed_are_in_one_table_grouped_by_their_end(home):
+    lost = [state(r, error="RuntimeError: closed by peer", code=1) for r in (0, 1, 2, 5)]
+    began = [
+        state(3, status="ended", signal=9, peak_bytes=2**20),
+        state(4, error="KeyError: 'x'"),
+    ]
+    hosts = ["node1"] * 3 + ["node2"] * 3
+    lines = [line.split() for line in failures.table([*lost, *began], hosts).splitlines()]
+    assert lines == [
+        ["ranks", "hosts", "exit", "how", "they", "ended"],
+        ["3", "node2", "SIGKILL", *failures.describe_end(began[0]).split()],
+        ["4", "node2", "?", "raised", "KeyError:", "'x'"],
+        ["0-2,5", "node1,node2", "1", "raised", "RuntimeError:", "closed", "by", "peer"],
+    ]
+
+
 @pytest.mark.parametrize(
     "code, words",
     [
@@ -315,6 +344,16 @@ def test_a_rank_that_is_done_may_be_silent_while_another_works():
     done, busy = {"status": "done"}, {"status": "running"}
     assert launching.silences([done, busy], [9.0, 1.0]) == [0.0, 1.0]
     assert launching.silences([done, done], [9.0, 1.0]) == [9.0, 1.0]
+
+
+def test_a_download_is_not_stuck_but_slow():
+    loading, training = {"where": "read the data"}, {"where": "train"}
+    far, near = config(sources="hub:a/b"), config()
+    assert launching.patience([loading, training], 5.0, far) == launching.DOWNLOAD_TIMEOUT
+    assert launching.patience([training, training], 5.0, far) == 5.0
+    assert launching.patience([loading, training], 5.0, near) == 5.0
+    waiting = [{"where": "not started"}, training]
+    assert launching.patience(waiting, 5.0, near) == launching.START_TIMEOUT
 
 
 def test_notebooks_import_the_lab_without_torch():

@@ -1,7 +1,11 @@
 """What counts as an edit of the code that trains, and what does not."""
 
 import ast
+import builtins
+import http.server
 import json
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -68,15 +72,60 @@ def test_a_file_is_read_once_for_all_names(home, monkeypatch):
     model.mkdir()
     (model / "config.json").write_text("{}")
     (model / "weights").write_bytes(b"0" * 1000)
-    read, original = [], identity._sha256.__wrapped__
-    identity._sha256.cache_clear()
-    monkeypatch.setattr(
-        identity, "_sha256", identity.functools.cache(lambda *a: read.append(a) or original(*a))
-    )
+    read, original = [], builtins.open
+
+    def counted(path, *arguments, **options):
+        read.append(Path(path).name)
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", counted)
     for _ in range(3):
         config = profiles.recipe("ppo", model=str(model), reward_model=str(model))
-        identity.run_name(config)
-    assert len(read) == 2
+        names = {identity.run_name(config)}
+    assert [read.count(name) for name in ("weights", "config.json")] == [1, 1]
     (model / "weights").write_bytes(b"1" * 1000)
-    identity.run_name(config)
-    assert len(read) == 3
+    assert identity.run_name(config) not in names
+    assert read.count("weights") == 2
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that knows one commit of everything, and counts who asks."""
+    asked = []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if "/revision/" in self.path:  # the client asks other things, too
+                asked.append(self.path)
+            body = json.dumps({"id": "a/b", "sha": "c" * 40, "siblings": []}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        identity.hub_commit.cache_clear()
+        yield asked
+        server.shutdown()
+    identity.hub_commit.cache_clear()
+
+
+def test_a_branch_of_the_hub_stands_for_its_commit(hub):
+    commit = "c" * 40
+    for _ in range(2):
+        assert identity.content_fingerprint("hub:a/b@main") == f"hub:a/b@{commit}"
+        prints = identity.content_fingerprint("hub:a/d@main#train", "dataset")
+        assert prints == f"hub:a/d@{commit}#train"
+        assert identity.content_fingerprint(f"hub:a/b@{commit}") == f"hub:a/b@{commit}"
+    assert hub == ["/api/models/a/b/revision/main", "/api/datasets/a/d/revision/main"]
+
+
+def test_where_no_hub_answers_the_name_stands_for_itself(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert identity.content_fingerprint("hub:a/b@main") == "hub:a/b@main"
