@@ -7,13 +7,14 @@ that speak to the other ranks.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import os
 import random
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -266,6 +267,20 @@ def log(net: Engine, recorder: Recorder, step: int, **figures: float | None) -> 
         net.monitor.write_events([(k, v, step) for k, v in figures.items() if v is not None])
 
 
+@contextlib.contextmanager
+def whole(net: Engine) -> Iterator[None]:
+    """All weights of an engine on every rank while the context lasts, gathered once.
+
+    At ZeRO stage 3 each layer is otherwise gathered again for every token of an answer, and a rank
+    whose answers end early would leave the others waiting. A collective; weights may be read only.
+    """
+    if net.zero_optimization_stage() < 3:
+        yield
+        return
+    with deepspeed.zero.unwrap_model_for_generation(net):
+        yield
+
+
 def frozen(
     module: nn.Module, device: torch.device, stage: int = 0, offload: bool = False
 ) -> nn.Module:
@@ -399,8 +414,8 @@ def part_groups(engine: Engine) -> None:
     optimizer = engine.optimizer
     for group, rate in zip(optimizer.param_groups, engine.lr_scheduler.get_last_lr()):
         group["lr"] = rate
-    for state in optimizer.state.values():
-        state["step"] = torch.as_tensor(state["step"]).clone()
+    for weight, state in optimizer.state.items():  # the fused kernel reads it on the device
+        state["step"] = torch.as_tensor(state["step"]).clone().to(weight.device)
 
 
 def checkpoint_world(folder: Path) -> int:

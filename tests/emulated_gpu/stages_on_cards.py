@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import types
 from pathlib import Path
 
 import pretend
@@ -71,7 +72,17 @@ def reductions() -> dict:
     return out
 
 
-findings = {"reductions": reductions()}
+def steps_after_a_universal_checkpoint() -> list[str]:
+    """Where the optimizer's step counts lie that arrived as numbers and on the CPU."""
+    weights = [torch.nn.Parameter(torch.ones(3, device=engine.own_device())) for _ in range(2)]
+    optimizer = torch.optim.AdamW(weights, fused=True)
+    optimizer.state = {w: {"step": s} for w, s in zip(weights, (4, torch.tensor(4.0)))}
+    rates = types.SimpleNamespace(get_last_lr=lambda: [1e-3])
+    engine.part_groups(types.SimpleNamespace(optimizer=optimizer, lr_scheduler=rates))
+    return [state["step"].device.type for state in optimizer.state.values()]
+
+
+findings = {"reductions": reductions(), "steps": steps_after_a_universal_checkpoint()}
 for name, config in cases().items():
     findings[name] = run(name, config)
     if config.save_every:
