@@ -41,8 +41,10 @@ def steps() -> list[Step]:
         Step("format", [*python, "ruff", "format", "--check", "."]),
         Step("spelling", [*python, "codespell_lib"]),
         Step("book", [*pytest, "tests/book", "-m", "book"]),
-        Step("unit tests", [*pytest, "tests", *parallel, "-m", "not launch and not book"]),
-        Step("launch tests", [*pytest, "tests", *parallel, "-m", "launch"]),
+        Step(
+            "unit tests", [*pytest, "tests", *parallel, "-m", "not launch and not book and not gpu"]
+        ),
+        Step("launch tests", [*pytest, "tests", *parallel, "-m", "launch and not gpu"]),
         Step("notebooks", [*pytest, *nbval, f"--timeout={CELL_SECONDS}", *notebooks]),
     ]
 

@@ -53,7 +53,10 @@ def start(config: StageConfig, recorder: Recorder) -> torch.device:
         # later start waits. gloo needs 3 to 5 ms a step more for the book's model (5.3 and 8.0
         # against 3.7 and 2.1 ms for 525k numbers, two ranks), under a tenth of an SFT step.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    check_dtype(resolve_dtype(config, device.type))
+    dtype = resolve_dtype(config, device.type)
+    check_dtype(dtype)
+    if device.type == "cuda" and dtype != "fp32":  # for the heads: see `models.exact_head`
+        torch.set_float32_matmul_precision("high")
     if not dist.is_initialized():
         deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
     seed_everything(config.seed)
