@@ -7,13 +7,14 @@ that speak to the other ranks.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import os
 import random
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,7 +54,10 @@ def start(config: StageConfig, recorder: Recorder) -> torch.device:
         # later start waits. gloo needs 3 to 5 ms a step more for the book's model (5.3 and 8.0
         # against 3.7 and 2.1 ms for 525k numbers, two ranks), under a tenth of an SFT step.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    check_dtype(resolve_dtype(config, device.type))
+    dtype = resolve_dtype(config, device.type)
+    check_dtype(dtype)
+    if device.type == "cuda" and dtype != "fp32":  # for the heads: see `models.exact_head`
+        torch.set_float32_matmul_precision("high")
     if not dist.is_initialized():
         deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
     seed_everything(config.seed)
@@ -269,6 +273,20 @@ def log(net: Engine, recorder: Recorder, step: int, **figures: float | None) -> 
         net.monitor.write_events([(k, v, step) for k, v in figures.items() if v is not None])
 
 
+@contextlib.contextmanager
+def whole(net: Engine) -> Iterator[None]:
+    """All weights of an engine on every rank while the context lasts, gathered once.
+
+    At ZeRO stage 3 each layer is otherwise gathered again for every token of an answer, and a rank
+    whose answers end early would leave the others waiting. A collective; weights may be read only.
+    """
+    if net.zero_optimization_stage() < 3:
+        yield
+        return
+    with deepspeed.zero.unwrap_model_for_generation(net):
+        yield
+
+
 def frozen(
     module: nn.Module, device: torch.device, stage: int = 0, offload: bool = False
 ) -> nn.Module:
@@ -403,8 +421,8 @@ def part_groups(engine: Engine) -> None:
     optimizer = engine.optimizer
     for group, rate in zip(optimizer.param_groups, engine.lr_scheduler.get_last_lr()):
         group["lr"] = rate
-    for state in optimizer.state.values():
-        state["step"] = torch.as_tensor(state["step"]).clone()
+    for weight, state in optimizer.state.items():  # the fused kernel reads it on the device
+        state["step"] = torch.as_tensor(state["step"]).clone().to(weight.device)
 
 
 def checkpoint_world(folder: Path) -> int:

@@ -100,15 +100,13 @@ def state_values(net: nn.Module, r: Rollout, pad: int) -> Tensor:
 # ------------------------------------------------------------------------ one rollout
 def generate(config: PPOConfig, actor, prompts: list[list[int]], tokenizer) -> list[list[int]]:
     """One draw from the policy for each prompt, in ``generation_batches`` parts."""
-    draw = rollout.sample_in_step if zero_stage(config, "actor") == 3 else rollout.sample
     stop, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     size, answers = len(prompts) // config.generation_batches, []
     actor.eval()
-    for i in range(0, len(prompts), size):
-        part = prompts[i : i + size]
-        answers += draw(
-            actor.module.model, part, config.max_answer_tokens, stop, pad, config.temperature
-        )
+    limits = config.max_answer_tokens, stop, pad, config.temperature
+    with engine.whole(actor):
+        for i in range(0, len(prompts), size):
+            answers += rollout.sample(actor.module.model, prompts[i : i + size], *limits)
     actor.train()
     return answers
 

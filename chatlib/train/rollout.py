@@ -1,8 +1,7 @@
 """Sampling answers: the policy's own draws, one token after another with a key-value cache.
 
 Rows that have ended leave the batch, so next to nothing is computed for them. Under ZeRO stage 3
-every forward pass is a collective of all ranks, and ranks that end at different lengths would
-wait for each other forever; transformers' `generate` keeps them in step there.
+the weights are gathered once for all tokens (`engine.whole`): ranks may end at different lengths.
 """
 
 from __future__ import annotations
@@ -11,20 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatlib.data import collate, template
 from chatlib.maths.likelihood import log_softmax
-from chatlib.train import models
+from chatlib.train import engine, models
 
 if TYPE_CHECKING:
     from chatlib.runs.recorder import Recorder
     from chatlib.settings.stages import StageConfig
-
-
-def truncate(answer: list[int], stop: int) -> list[int]:
-    """The answer up to and including its first stop token; whole when there is none."""
-    return answer[: answer.index(stop) + 1] if stop in answer else answer
 
 
 @torch.no_grad()
@@ -42,15 +36,15 @@ def sample(
     ``prompts`` are token ids; answers end with ``stop`` or after ``max_answer_tokens``.
     ``temperature`` 0 takes the likeliest token. Prompts are padded on the left so that all
     rows predict from the last column; position ids come from the mask, so padding shifts
-    nothing.
+    nothing. The host waits for the device once a token.
     """
     device = next(model.parameters()).device
     ids, mask = collate.place(device, *collate.pad(prompts, pad, "left"))
     positions = collate.positions(mask)
     cache = DynamicCache(config=model.config)
     answers: list[list[int]] = [[] for _ in prompts]
-    rows = torch.arange(len(prompts), device=device)  # which prompt each row of the batch answers
-    going = torch.ones_like(rows, dtype=torch.bool)
+    rows = list(range(len(prompts)))  # which prompt each row of the batch answers
+    going = [True] * len(prompts)
     for _ in range(max_answer_tokens):
         out = model(
             input_ids=ids,
@@ -61,17 +55,17 @@ def sample(
             logits_to_keep=1,
         )
         token = draw(out.logits[:, -1], temperature, generator)
-        for row, t, unfinished in zip(rows.tolist(), token.tolist(), going.tolist()):
-            if unfinished:
+        for row, t in zip(rows, token.tolist()):
+            if going[row]:
                 answers[row].append(t)
-        going &= token != stop
-        if not going.any():
+                going[row] = t != stop
+        left = [i for i, row in enumerate(rows) if going[row]]
+        if not left:
             break
-        if going.sum() <= 7 / 8 * len(going):  # each time is a copy of the cache
-            keep = going.nonzero().squeeze(1)
+        if len(left) <= 7 / 8 * len(rows):  # each time is a copy of the cache
+            keep, rows = torch.tensor(left, device=device), [rows[i] for i in left]
             cache.batch_select_indices(keep)
-            rows, going, token = rows[keep], going[keep], token[keep]
-            mask, positions = mask[keep], positions[keep]
+            token, mask, positions = token[keep], mask[keep], positions[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         ids, positions = token[:, None], positions[:, -1:] + 1
     return answers
@@ -89,38 +83,6 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator | None =
     below = log_softmax(logits, temperature).exp().cumsum(-1, dtype=torch.float64)
     u = torch.rand(len(below), 1, dtype=torch.float64, device=below.device, generator=generator)
     return torch.searchsorted(below, u * below[:, -1:], right=True).squeeze(-1)
-
-
-@torch.no_grad()
-def sample_in_step(
-    model: PreTrainedModel,
-    prompts: list[list[int]],
-    max_answer_tokens: int,
-    stop: int,
-    pad: int,
-    temperature: float = 1.0,
-) -> list[list[int]]:
-    """As `sample`, for weights that are partitioned over the ranks (ZeRO stage 3).
-
-    A model's own generation settings (a minimum length, penalties, filters) are put aside.
-    """
-    own, model.generation_config = model.generation_config, GenerationConfig()
-    device = next(model.parameters()).device
-    ids, mask = collate.place(device, *collate.pad(prompts, pad, "left"))
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_answer_tokens,
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        eos_token_id=stop,
-        pad_token_id=pad,
-        synced_gpus=True,
-    )
-    model.generation_config = own
-    return [truncate(row, stop) for row in out[:, ids.shape[1] :].tolist()]
 
 
 def answer(
@@ -167,11 +129,12 @@ def print_answers(net, tokenizer, records, config: StageConfig, recorder: Record
     if not shown:
         return recorder.say(f"no answers printed: the prompts fill {limit} tokens")
     room = min(64, limit - max(len(ids[i]) for i in shown))
-    draws = sample_in_step if config.zero_stage == 3 else sample
-    rng = torch.get_rng_state()
-    drawn = draws(
-        model, [ids[i] for i in shown], room, tokenizer.eos_token_id, tokenizer.pad_token_id
-    )
-    torch.set_rng_state(rng)  # looking must not change the run
+    asked, stop, pad = [ids[i] for i in shown], tokenizer.eos_token_id, tokenizer.pad_token_id
+    training, device = net.training, next(model.parameters()).device
+    net.eval()  # with checkpointing on, transformers keeps no cache while it trains
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), engine.whole(net):  # looking changes nothing
+        drawn = sample(model, asked, room, stop, pad)
+    net.train(training)
     for i, text in zip(shown, template.decode(tokenizer, drawn)):
         recorder.say(f"{prompts[i][-1]['content']}\n  -> {text}")

@@ -98,7 +98,8 @@ def draw_again(model, prompts: list[list[int]], answers: list[list[int]], stop: 
         generation_config=settings,
         logits_processor=LogitsProcessorList([Certain(drawn, ids.shape[1])]),
     )
-    return [rollout.truncate(row, stop) for row in out[:, ids.shape[1] :].tolist()]
+    rows = out[:, ids.shape[1] :].tolist()
+    return [row[: row.index(stop) + 1] if stop in row else row for row in rows]
 
 
 class Certain(LogitsProcessor):

@@ -160,7 +160,13 @@ def unequal_lengths(inputs, device):
         rank = torch.distributed.get_rank()
         if stop is None:  # rank 0 stops at its rows' third token, rank 1 never
             stop = found[0][0][2] if rank == 0 else -1
-        drawn = rollout.sample_in_step(net.module.model, prompts[:1], 12, stop, pad)
+        with engine.whole(net):
+            drawn = rollout.sample(net.module.model, prompts[:1], 12, stop, pad)
         found.append(drawn)
     free, stopped = found
-    return {"free": free[0], "stopped": stopped[0], "expected": rollout.truncate(free[0], stop)}
+    return {"free": free[0], "stopped": stopped[0], "expected": truncate(free[0], stop)}
+
+
+def truncate(answer: list[int], stop: int) -> list[int]:
+    """The answer up to and including its first stop token; whole when there is none."""
+    return answer[: answer.index(stop) + 1] if stop in answer else answer

@@ -82,19 +82,6 @@ def test_every_answer_of_the_data_ends_with_eos_under_the_mask(policy):
         assert (encoded.ids[-1], encoded.mask[-1]) == (tokenizer.eos_token_id, 1)
 
 
-@pytest.mark.parametrize(
-    "answer, stop, kept",
-    [
-        ([5, 9, 6, 9, 7], 9, [5, 9]),  # two ends
-        ([5, 0, 6], 0, [5, 0]),  # the stop token has id 0
-        ([5, 6, 7], 9, [5, 6, 7]),  # none
-        ([9], 9, [9]),
-    ],
-)
-def test_truncate_after_the_first_stop_token(answer, stop, kept):
-    assert rollout.truncate(answer, stop) == kept
-
-
 def test_sampling_ends_a_row_at_its_first_stop_token():
     """A model that always says 0 after 7: with stop token 0, every answer is [.., 0]."""
     model = tiny.foreign_model("llama", 8)
@@ -229,7 +216,7 @@ def test_a_models_own_generation_settings_filter_nothing(alone):
 
     def draws():
         torch.manual_seed(0)
-        return [rollout.sample_in_step(model, prompts, 8, 2, 0) for _ in range(5)]
+        return [rollout.sample(model, prompts, 8, 2, 0) for _ in range(5)]
 
     before = draws()
     for name, value in dict(min_new_tokens=8, repetition_penalty=9.0, top_k=1).items():
