@@ -432,6 +432,73 @@ def test_blend_refuses(sources, weights, reason):
         blend(sources, weights, 3)
 
 
+# --- whole files as data sets are published, made here: every format, two languages, four kinds
+
+
+SAID = {  # question, better answer, worse answer
+    "en": ("Where is order {}?", "It\u2019s due on Monday,\nin two parcels.", "No idea about {}."),
+    "zh": ("订单{}在哪里？", "您好，预计星期一到达。\n共两个包裹。", "不知道{}。"),
+}
+
+
+def published(format, kind, question, good, bad):
+    """A row as public data sets of a format have it."""
+    user, pair = {"role": "user", "content": question}, kind is Preference
+    human, gpt = (
+        {"from": who, "value": text} for who, text in (("human", question), ("gpt", good))
+    )
+    asked = f"\n\nHuman: {question}\n\nAssistant:"
+    turns = [[user, {"role": "assistant", "content": text}] for text in (good, bad)]
+    answers = {"chosen": good, "rejected": bad}
+    return {
+        ("messages", False): {"messages": turns[0]},
+        ("preference", True): {"prompt": question, "chosen": turns[0], "rejected": turns[1]},
+        ("alpaca", False): {"instruction": question, "input": "", "output": good},
+        ("alpaca", True): {"instruction": question, "input": "", **answers},
+        ("sharegpt", False): {"conversations": [human, gpt]},
+        ("sharegpt", True): {
+            "conversations": [human],
+            "chosen": gpt,
+            "rejected": {**gpt, "value": bad},
+        },
+        ("hh", False): {"text": f"{asked} {good}"},
+        ("hh", True): {name: f"{asked} {text}" for name, text in answers.items()},
+    }[format, pair]
+
+
+def save(rows, path):
+    """Write rows as the path's suffix says: a list or lines, plain or gzipped."""
+    text = json.dumps(rows, ensure_ascii=False, indent=2)
+    if ".jsonl" in path.name:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+@pytest.mark.parametrize("suffix", readers.SUFFIXES)
+@pytest.mark.parametrize("language", SAID)
+@pytest.mark.parametrize(
+    ("format", "kind"),
+    [
+        *(("messages", Dialogue), ("preference", Preference), ("alpaca", Dialogue)),
+        *(("alpaca", Preference), ("sharegpt", Dialogue), ("sharegpt", Preference)),
+        *(("hh", Dialogue), ("hh", Preference)),
+    ],
+)
+def test_whole_files_are_read_whole(tmp_path, format, kind, language, suffix):
+    said = [tuple(text.format(i) for text in SAID[language]) for i in range(40)]
+    path = tmp_path / f"published{suffix}"
+    save([published(format, kind, *texts) for texts in said], path)
+    reading = read(path)
+    assert (reading.format, reading.read, reading.problems) == (format, 40, [])
+    for record, (question, good, bad) in zip(reading.records, said, strict=True):
+        assert type(record) is kind
+        if kind is Preference:
+            assert record.prompt == [{"role": "user", "content": question}]
+            assert (record.chosen, record.rejected) == (good, bad)
+        else:
+            assert [m["content"] for m in record.messages] == [question, good]
+
+
 # --- real data
 
 

@@ -50,6 +50,12 @@ def test_the_shop_s_own_words_agree():
             assert segment.words(message["content"]) == shop.words(message["content"])
 
 
+def test_the_shops_chinese_is_cut_into_words_of_plausible_length():
+    raw = [item["clean"][-1]["content"] for item in shop.raw(2000) if item["language"] == "zh"]
+    words = [w for answer in raw for w in segment.words(answer) if segment.is_chinese(w)]
+    assert len(raw) > 50 and 1.4 < sum(map(len, words)) / len(words) < 2.2
+
+
 def test_real_chinese_is_cut_into_words_of_plausible_length(real):
     answers = [record.answer for record in read(real / "alpaca_zh_demo.json", limit=50).records]
     words = [w for answer in answers for w in segment.words(answer) if segment.is_chinese(w)]
