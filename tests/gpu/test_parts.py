@@ -53,7 +53,7 @@ def test_wheels_are_unpacked_without_pip_and_their_scripts_run_this_python(tmp_p
 
 def test_wheels_of_another_python_are_refused_before_anything_is_unpacked(tmp_path):
     (tmp_path / "core-1-cp37-cp37m-manylinux2014_x86_64.whl").write_bytes(b"")
-    with pytest.raises(SystemExit, match="core-1.* is not for Python"):
+    with pytest.raises(SystemExit, match=r"core-1.* is not for Python"):
         wheels.unpack(tmp_path, tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
