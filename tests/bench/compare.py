@@ -33,7 +33,8 @@ class Row:
     """One line of the table: seconds of both sides, round by round.
 
     ``units`` says how much work a round is (tokens, pairs, iterations) and ``target`` which
-    ratio theirs / ours is asked for.
+    ratio theirs / ours is asked for. A cost over a yardstick has the yardstick as ``ours``, and
+    is asked to be ``at_most`` the target.
     """
 
     name: str
@@ -42,11 +43,17 @@ class Row:
     units: float
     ours: list[float]
     theirs: list[float]
+    at_most: bool = False
 
     @property
     def ratio(self) -> float:
         """Median over rounds of how many times faster ours was."""
         return statistics.median(t / o for o, t in zip(self.ours, self.theirs))
+
+    @property
+    def reached(self) -> bool:
+        """Is the ratio on the right side of the target?"""
+        return self.ratio <= self.target if self.at_most else self.ratio >= self.target
 
     def figures(self) -> dict[str, object]:
         """What is stored: the ratio, its range over rounds, and the rates behind it."""
