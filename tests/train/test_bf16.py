@@ -4,7 +4,6 @@ import pytest
 import tiny_stages as tiny
 import torch
 
-from chatlib.settings.device import accelerator
 from chatlib.train import models
 
 TOLERANCE = 0.05  # of a log-ratio, beside a clip of 0.2: see `models.AnswerLM`
@@ -46,11 +45,3 @@ def test_the_first_ratio_is_one_within_the_stated_tolerance(
     config = tiny.ppo(policy.model_dir, scorer.model_dir, dtype=dtype, steps=1, minibatches=2)
     run = tiny.train(config, tmp_path)
     assert abs(tiny.losses(run, "first_log_ratio")[0]) < tolerance
-
-
-@pytest.mark.gpu
-def test_the_first_ratio_is_one_on_a_card(policy, scorer, tmp_path):
-    """`CHATLIB_DEVICE=cuda pytest -m gpu tests/train/test_bf16.py`; nobody has run it yet."""
-    assert accelerator() == "cuda"
-    config = tiny.ppo(policy.model_dir, scorer.model_dir, steps=1, minibatches=2)
-    assert abs(tiny.losses(tiny.train(config, tmp_path), "first_log_ratio")[0]) < TOLERANCE
