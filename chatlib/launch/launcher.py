@@ -174,11 +174,11 @@ def launch(
 
 
 def is_intact(run: Run, config: StageConfig) -> bool:
-    """Whether a run is finished and still holds what it left: its configuration and its model."""
+    """Whether a run is finished and still holds what it left: its configuration and its models."""
     if not run.complete:
         return False
     require_unchanged(run.directory, config)
-    return not run.manifest.get("model") or run.model_dir.is_dir()
+    return all((run.directory / name).is_dir() for name in run.manifest.get("models", []))
 
 
 def _lead(job: Job, force: bool) -> None:

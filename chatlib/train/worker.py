@@ -161,7 +161,7 @@ def complete(recorder: Recorder, summary: dict) -> None:
     manifest.update(
         summary,
         status="complete",
-        model=(recorder.directory / "model").is_dir(),
+        models=sorted(p.name for p in recorder.directory.glob("model*") if p.is_dir()),
         device=recorder.state["device"],
         seconds=round(time.time() - manifest.get("started", time.time()), 3),
         peak_bytes=[state["peak_bytes"] for state in states],

@@ -180,24 +180,6 @@ def test_the_disk_fills_up_with_a_checkpoint(home, real_stages):
     assert not processes_of(home)
 
 
-def test_a_disk_that_turns_read_only(home, monkeypatch):
-    monkeypatch.setenv("LIGHT_SECONDS", "0.2")
-    settings, outcome = config(steps=200), []
-
-    def turn():
-        wait_until(lambda: read_metrics(run_of(settings).directory / "metrics.jsonl"))
-        remount = ["mount", "-o", "remount,ro", str(home)]
-        outcome.append(subprocess.run(remount, capture_output=True).returncode)
-
-    with small_disk(home, 4000):
-        turning = threading.Thread(target=turn)
-        turning.start()
-        with pytest.raises(LaunchError, match=r"cannot be written \(Read-only file system\)"):
-            launch(settings, timeout=60)
-        turning.join()
-        assert outcome == [0] and not processes_of(home)
-
-
 def test_a_file_size_quota(home, monkeypatch):
     monkeypatch.setenv("LIGHT_BYTES", "100000")
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)\n"

@@ -68,6 +68,31 @@ def test_a_folder_that_cannot_be_written(home, monkeypatch):
     refused(r"cannot be written \(Not a directory\); set CHATLIB_RUNS")
 
 
+def turn_read_only(folder, place):
+    """Let names in a folder lead to a read-only view of it; a remount waits for open files."""
+    for arguments in (
+        ["--bind", folder, place],
+        ["-o", "remount,bind,ro", place],
+        ["--bind", place, folder],
+    ):
+        subprocess.run(["mount", *map(str, arguments)], check=True)
+
+
+def test_a_disk_that_turned_read_only_is_told_when_ranks_cannot(home, tmp_path_factory):
+    """They cannot write into their states why they ended."""
+    place = tmp_path_factory.mktemp("place")
+    with small_disk(home, 400):
+        run = Run(unfinished(config()))
+        assert launching.unwritable(run) is None
+        turn_read_only(home, place)
+        try:
+            told = str(launching.unwritable(run))
+        finally:
+            for view in (home, place):
+                subprocess.run(["umount", "-l", str(view)], check=True)
+    assert "cannot be written (Read-only file system); set CHATLIB_RUNS" in told
+
+
 def test_a_directory_that_holds_something_else(home):
     directory = run_of(config()).directory
     directory.mkdir()
@@ -157,7 +182,7 @@ def test_a_linked_checkpoint_folder_is_emptied_and_stays(home, tmp_path_factory,
 
 
 def finished(settings):
-    directory = unfinished(settings, status="complete", model=True)
+    directory = unfinished(settings, status="complete", models=["model"])
     (directory / "model").mkdir()
     return directory
 
