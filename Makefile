@@ -7,6 +7,7 @@ CHECKS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+LOG := $(VENV)/setup.log
 PIP := $(PY) -m pip --disable-pip-version-check install --constraint .ci/constraints.txt
 TORCH := $(shell grep '^torch==' .ci/constraints.txt)
 
@@ -17,7 +18,7 @@ help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 book: $(READY) ## execute every notebook from nothing (13 min on 2 cores), gather figures, render
-	$(PY) -m chatlib.book book $(PAGES)
+	@$(PY) -m chatlib.book book $(PAGES)
 
 test: $(READY) ## lint, unit tests, launch tests, notebooks against nbval, book without warnings
 	$(PY) .ci/check.py $(CHECKS)
@@ -56,9 +57,11 @@ clean: ## remove what was built; the environment and your own runs stay
 
 # One environment for everything. The exact torch first: an open range would take another build.
 $(READY): pyproject.toml .ci/constraints.txt
-	@echo "--- setting up $(VENV): a few minutes, once"
-	$(PYTHON) .ci/machine.py
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[book,test]'
+	@echo "setting up $(VENV), once: a few minutes; what pip says is in $(LOG)"
+	@$(PYTHON) .ci/machine.py
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "  1/2 torch"
+	@$(PIP) '$(TORCH)' >$(LOG) 2>&1 || { grep ERROR $(LOG); exit 1; }
+	@echo "  2/2 everything else"
+	@$(PIP) --editable '.[book,test]' >>$(LOG) 2>&1 || { grep ERROR $(LOG); exit 1; }
 	@touch $@

@@ -18,7 +18,7 @@ BELOW = {
     "data": {"maths", "settings", "runs"},
     "train": {"maths", "settings", "runs", "data"},
     "launch": {"maths", "settings", "runs"},
-    "lab": {"maths", "settings", "runs", "launch"},
+    "lab": {"maths", "settings", "runs", "data", "launch"},
     "evaluate": {"maths", "settings", "runs", "data", "train", "launch", "lab"},
     "compress": {"maths", "settings", "runs", "data", "train", "launch", "lab"},
     "serve": {"maths", "settings", "runs", "data", "train", "launch", "lab"},

@@ -13,6 +13,7 @@ from nbformat import NotebookNode
 
 from chatlib.book import pages
 from chatlib.book.progress import Progress
+from chatlib.lab import results
 
 CELL_SECONDS = 900  # no cell of the book should need more than a third of this
 TRACEBACK_LINES = 30
@@ -49,6 +50,7 @@ def execute(paths: list[Path], folder: Path, own_runs: bool = True) -> dict[str,
     (folder / "results.json").unlink(missing_ok=True)  # of an earlier execution, of other pages
     environment = {
         **os.environ,
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a kernel's debugger would warn of frozen modules
         "CHATLIB_PROGRESS": "none",  # nothing of it in a stored output
         "CHATLIB_PROGRESS_FILE": str(folder / "progress.txt"),
         "CHATLIB_RESULTS": str(folder / "results.json"),
@@ -57,14 +59,26 @@ def execute(paths: list[Path], folder: Path, own_runs: bool = True) -> dict[str,
     }
     if own_runs:
         environment["CHATLIB_RUNS"] = str(folder / "runs")
-    seconds = {}
+    seconds, took = {}, last_durations()
     with Progress(folder / "progress.txt") as progress:
         for number, path in enumerate(paths, start=1):
             began = time.monotonic()
+            progress.expect(time_left(paths[number - 1 :], took))
             _page(path, f"[{number}/{len(paths)}] {path.stem}", environment, progress)
             seconds[path.stem] = round(time.monotonic() - began, 1)
             progress.say(f"[{number}/{len(paths)}] {path.stem}  done in {seconds[path.stem]:.0f} s")
     return seconds
+
+
+def last_durations(figures: Path = pages.BUILD / "results.json") -> dict[str, float]:
+    """Seconds that each page took when it was executed last on this machine."""
+    return results.read(figures).get("book", {}).get("pages", {})
+
+
+def time_left(paths: list[Path], took: dict[str, float]) -> float:
+    """Seconds for these pages; one never executed counts as the mean of the others. 0: unknown."""
+    mean = sum(took.values()) / len(took) if took else 0.0
+    return sum(took.get(path.stem, mean) for path in paths)
 
 
 def _page(path: Path, label: str, environment: dict[str, str], progress: Progress) -> None:

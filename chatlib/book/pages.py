@@ -52,7 +52,7 @@ def save(notebook: nbformat.NotebookNode, path: Path) -> None:
 
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy without what differs from run to run: times, versions, chunks of one stream."""
+    """A copy without what differs from run to run: times and versions."""
     notebook = nbformat.from_dict(notebook)
     notebook.metadata = nbformat.from_dict(
         {"kernelspec": KERNEL, "language_info": {"name": "python"}}
@@ -61,22 +61,8 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = nbformat.from_dict(
             {key: cell.metadata[key] for key in KEPT_CELL_METADATA if key in cell.metadata}
         )
-        if cell.cell_type == "code":
-            cell.outputs = _whole_streams(cell.outputs)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
-
-
-def _whole_streams(outputs: list) -> list:
-    """Neighbouring pieces of one stream joined: where the kernel cuts them is chance."""
-    joined: list = []
-    for output in outputs:
-        last = joined[-1] if joined else None
-        if last and output.output_type == "stream" and last.get("name") == output.get("name"):
-            last.text += output.text
-        else:
-            joined.append(output)
-    return joined
 
 
 def without_colours(text: str) -> str:

@@ -24,6 +24,8 @@ class Progress:
         self.began = time.monotonic()
         self.cell = 0
         self.where = ""
+        self.left = 0.0  # seconds that the rest of the work took last time, as `expect` was told
+        self.told = self.began
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)
 
@@ -48,10 +50,20 @@ class Progress:
         if self.live:
             self._show()
 
+    def expect(self, seconds: float) -> None:
+        """The work from here to the end takes about so long; 0: nobody knows."""
+        self.left, self.told = seconds, time.monotonic()
+
     def line(self) -> str:
         """The state as one line of text."""
         seconds = int(time.monotonic() - self.began)
-        return f"{seconds // 60:3d}:{seconds % 60:02d}  {self.where}  {self._step()}".rstrip()
+        spent = f"{seconds // 60:3d}:{seconds % 60:02d}"
+        return f"{spent}  {self._left()}{self.where}  {self._step()}".rstrip()
+
+    def _left(self) -> str:
+        """The estimate of the time left, in minutes; nothing where there is none."""
+        left = self.left - (time.monotonic() - self.told)
+        return f"{max(1, round(left / 60))} min left  " if self.left else ""
 
     def _step(self) -> str:
         """The last line that a launch wrote about itself."""

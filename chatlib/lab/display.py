@@ -13,7 +13,7 @@ import html
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -163,12 +163,18 @@ def displays(name: str, steps: int) -> list[Display]:
 
 
 @contextlib.contextmanager
-def progress(name: str, steps: int) -> Iterator[Callable[[list[dict]], None]]:
-    """Yields a function that shows the metrics so far; what it showed is removed at the end."""
-    shown = displays(name, steps)
+def progress(name: str, steps: int) -> Iterator[Callable[[list[dict], list[str]], None]]:
+    """Yields a function that shows the metrics so far; what it showed is removed at the end.
 
-    def update(rows: list[dict]) -> None:
-        for display in shown:
+    The function says the lines of the data report once, on the terminal and in no stored output.
+    """
+    shown, told = displays(name, steps), []
+
+    def update(rows: list[dict], report: Sequence[str] = ()) -> None:
+        if report and not told and way() != "none":
+            told.extend(f"{name}: {line}" for line in report)
+            say("\n".join(told))
+        for display in shown if rows else ():
             display.update(rows)
 
     try:

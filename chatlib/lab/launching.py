@@ -1,11 +1,14 @@
-"""`launch` as notebooks and the command line call it: with its progress shown."""
+"""`launch` as notebooks and the command line call it: sources looked into, progress shown."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from chatlib.lab import display
 from chatlib.launch import launcher
+from chatlib.runs.store import Run
+from chatlib.settings.stages import StageConfig
 
 
 def tell(text: str) -> None:
@@ -14,6 +17,11 @@ def tell(text: str) -> None:
         display.say(text)
 
 
-launch = functools.wraps(launcher.launch)(
-    functools.partial(launcher.launch, progress=display.progress, say=tell)
-)
+@functools.wraps(launcher.launch)
+def launch(config: StageConfig, *arguments: Any, **options: Any) -> Run:
+    """See `chatlib.launch.launcher.launch`, whose text this function shows."""
+    from chatlib.data import heads
+
+    heads.look_into(config)
+    options = {"progress": display.progress, "say": tell} | options
+    return launcher.launch(config, *arguments, **options)

@@ -47,7 +47,14 @@ from chatlib.runs import code, meeting, provenance
 from chatlib.runs.checkpoints import is_ours
 from chatlib.runs.files import write_atomically, write_json
 from chatlib.runs.identity import fingerprints, models_of, resolve, without_code
-from chatlib.runs.recorder import Tail, read_states, state_path, stop_path, write_state
+from chatlib.runs.recorder import (
+    Tail,
+    read_data_report,
+    read_states,
+    state_path,
+    stop_path,
+    write_state,
+)
 from chatlib.runs.store import Run, run_of
 from chatlib.settings.deepspeed import all_deepspeed_json
 from chatlib.settings.device import accelerator
@@ -63,14 +70,14 @@ SSH_GRACE = 15.0  # seconds for ranks on other machines to end after they were d
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-Show = Callable[[list[dict]], None]
+Show = Callable[[list[dict], list[str]], None]
 Progress = Callable[[str, int], AbstractContextManager[Show]]
 
 
 @contextlib.contextmanager
 def silent(name: str, steps: int) -> Iterator[Show]:
     """Progress that nobody sees."""
-    yield lambda rows: None
+    yield lambda rows, report: None
 
 
 def unheard(text: str) -> None:
@@ -150,7 +157,7 @@ def launch(
     Over ssh, ranks on other machines outlive a killed launching process by two minutes.
     `port` is where the ranks meet; without it one that is free on this machine.
     `progress` shows the metrics while they come: `(name, steps)` gives a context that yields a
-    function of the rows so far.
+    function of the rows so far and of the data report.
 
     Raises `RankFailed`, `RankStuck` or `LaunchError`, and their base `RunError` where a model or
     a source is missing; but it ends every process it started first, also when it is interrupted.
@@ -391,13 +398,14 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
     hosts = job.several.host_of_rank if job.several else []
     beats = [(0.0, time.monotonic())] * ranks  # (a rank's own time, when we saw it)
     with job.progress(run.name, job.config.steps) as show:
-        metrics = Tail(run.directory / "metrics.jsonl")
+        metrics, report = Tail(run.directory / "metrics.jsonl"), []
         while process.poll() is None:
             if job.is_watched:
                 meeting.still_here(run.directory)
             states = read_states(run.directory, ranks)
-            if metrics.read():
-                show(metrics.rows)
+            known, report = report, report or read_data_report(run.directory)
+            if metrics.read() or report != known:
+                show(metrics.rows, report)
             if any(has_failed(state) for state in states):
                 return time.sleep(3 * POLL)  # let the others say how they fared
             if all("code" in state for state in states):

@@ -16,6 +16,8 @@ from chatlib.runs.files import read_json, write_atomically
 STATE_BYTES = 16_384  # of a rank's state file: written once, then in place, so that a full
 # disk cannot keep a rank from reporting that the disk is full
 
+DATA_REPORT = "log/data.txt"  # in a run's directory, once its ranks have read their sources
+
 
 class Stopped(Exception):
     """Training ends before its last step because the launch was asked to, with a checkpoint."""
@@ -56,6 +58,14 @@ def read_metrics(path: Path) -> list[dict]:
     tail = Tail(path)
     tail.read()
     return tail.rows
+
+
+def read_data_report(directory: Path) -> list[str]:
+    """What a run left out or cut of its data, a line each; nothing before that is known."""
+    try:
+        return (directory / DATA_REPORT).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 def state_path(directory: Path, rank: int) -> Path:
@@ -136,6 +146,13 @@ class Recorder:
     def say(self, text: str) -> None:
         """A line for this rank's log, `log/rank{rank}.txt`."""
         print(text, flush=True)
+
+    def tell_data(self, lines: list[str]) -> None:
+        """What was left out or cut of the data: for the log, and for the launching terminal."""
+        for line in lines:
+            self.say(line)
+        if self.rank == 0:
+            write_atomically(self.directory / DATA_REPORT, "".join(f"{line}\n" for line in lines))
 
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`: a resumed run writes them again. Only rank 0 acts."""

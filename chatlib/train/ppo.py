@@ -227,8 +227,7 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
             f"{longest} tokens; lower it, or raise max_seq_len as far as the model's context"
         )
     prompts, records, report = encode(tokenizer, data.train, limit, recorder)
-    for line in [*data.report, *report]:
-        recorder.say(line)
+    recorder.tell_data([*data.report, *report])
 
     engines = {"actor": actor, "critic": critic}
     ema = Ema(config.ema_decay, actor.module.model) if config.enable_ema else None

@@ -38,8 +38,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     pairs, _, report = encode(tokenizer, data.train, limit, recorder)
     held_out, held_out_records, lost = encode(tokenizer, data.held_out, limit, recorder)
     report += [f"held out: {line}" for line in lost]
-    for line in [*data.report, *report]:
-        recorder.say(line)
+    recorder.tell_data([*data.report, *report])
 
     size = models.size_of(model)
     models.adapt(model, config, "SEQ_CLS", recorder)

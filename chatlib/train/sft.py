@@ -35,8 +35,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
     examples, report = encode(tokenizer, data.train, limit, recorder)
     held_out, lost = encode(tokenizer, data.held_out, limit, recorder)
     report += [f"held out: {line}" for line in lost]
-    for line in [*data.report, *report]:
-        recorder.say(line)
+    recorder.tell_data([*data.report, *report])
 
     size = models.size_of(model)
     models.adapt(model, config, "CAUSAL_LM", recorder)

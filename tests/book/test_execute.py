@@ -76,6 +76,21 @@ def test_progress_of_one_cell_is_not_shown_at_the_next(tmp_path):
     assert progress.line().endswith("03_sft  cell 3/7")
 
 
+def test_the_time_left_is_what_the_pages_took_last(tmp_path):
+    took = {"01_a": 60.0, "02_b": 180.0}
+    rest = [tmp_path / "02_b.ipynb", tmp_path / "03_new.ipynb"]
+    assert execute.time_left(rest, took) == 180 + 120
+    assert execute.time_left(rest, {}) == 0
+    progress = Progress(tmp_path / "steps.txt", io.StringIO())
+    progress.at("02_b", 1, 7)
+    assert "left" not in progress.line()
+    progress.expect(300.0)
+    assert "5 min left  02_b  cell 1/7" in progress.line()
+    progress.told -= 130
+    assert "3 min left" in progress.line()
+    assert execute.last_durations(tmp_path / "none.json") == {}
+
+
 def test_an_unknown_page_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match=r"no notebook 'nonsense' in _toc\.yml; there are"):
         execute._chosen(pages.NOTEBOOKS, ["nonsense"])

@@ -60,6 +60,18 @@ def test_a_line_has_the_newest_value_of_each_figure_and_an_evaluation_repeats_no
     assert display.newest([*PPO_ROWS, EVALUATION]) == display.newest(PPO_ROWS)
 
 
+def test_the_data_report_is_said_once_and_not_where_nothing_is_to_be_said(monkeypatch, capsys):
+    report = ["a.jsonl: 3 of 4 rows read", "2 cut"]
+    with display.progress("sft-1", 3) as show:
+        show([], report)
+        show(ROWS, report)
+    assert capsys.readouterr().err.splitlines()[1:] == [f"sft-1: {line}" for line in report]
+    monkeypatch.setenv("CHATLIB_PROGRESS", "none")
+    with display.progress("sft-1", 3) as show:
+        show([], report)
+    assert capsys.readouterr().err == ""
+
+
 def test_the_figure_in_a_notebook_shows_bar_number_and_curve():
     html = display.bar_html("<run>", 4, ROWS)
     assert '<progress max="4" value="2">' in html and "&lt;run&gt;" in html

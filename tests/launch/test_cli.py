@@ -112,7 +112,7 @@ def test_options_win_over_the_file(home, capsys):
         (["sft", "--steps", "many"], "`steps` is 'many': Input should be a valid integer"),
         (["sft", "--batch_size", "7"], "batch_size 7 cannot be divided among ranks 2"),
         (["reward"], "`model`: Field required"),
-        (["sft", "--sources", "gone.json"], "gone.json cannot be read (No such file"),
+        (["sft", "--sources", "gone.json"], "gone.json: no such file; check the name"),
         (["sft", "--config", "gone.json"], "gone.json cannot be read (No such file"),
     ],
 )
