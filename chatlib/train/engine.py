@@ -133,6 +133,22 @@ def from_rank0(make: Callable[[], T]) -> T:
     return box[0]
 
 
+def rank() -> int:
+    """This process's place among the ranks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def whole(part: Tensor, weight: Tensor) -> Tensor:
+    """All of a tensor that the ranks share out as they do ``weight``; a collective at stage 3."""
+    if not hasattr(weight, "ds_id"):
+        return part
+    parts = [part]
+    if several_ranks():
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part)
+    return torch.cat(parts)[: weight.ds_numel].view(weight.ds_shape)
+
+
 def barrier() -> None:
     """Wait for every rank."""
     if several_ranks():
