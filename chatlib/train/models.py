@@ -91,9 +91,12 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
 
 
 def load_reward_tokenizer(reference: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a reward model that reads texts: as it is, but for a pad if it has none."""
+    """The tokenizer of a reward model that reads texts: as it is, but for a pad if it has none.
+
+    What is too long loses its beginning, as the answer stands at the end.
+    """
     name, options = _from(reference)
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", **options)
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
