@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> tuple[Tensor, Tensor]:
@@ -26,7 +29,7 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> tuple
     return torch.tensor(ids, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
 
 
-def place(device: torch.device | str, *tensors: Tensor) -> list[Tensor]:
+def to_device(device: torch.device | str, *tensors: Tensor) -> list[Tensor]:
     """The tensors on a device; through pinned memory to a GPU, which need not wait for them."""
     if torch.device(device).type != "cuda":
         return [t.to(device) for t in tensors]
@@ -82,13 +85,23 @@ class Batches:
 
     def at(self, step: int) -> list[int]:
         """Indices of the examples of step 0, 1, 2, ..."""
-        epoch, place = divmod(step, self.per_epoch)
+        epoch, index = divmod(step, self.per_epoch)
         if self.epoch[0] != epoch:
             seed = self.seed + 1_000_003 * epoch
             self.epoch = (epoch, epoch_batches(self.lengths, self.batch_size, seed))
-        return self.epoch[1][place]
+        return self.epoch[1][index]
 
 
-def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
+def shard(batch: Sequence[T], rank: int, world: int) -> list[T]:
     """The part of a batch that a rank computes: every world-th example, so lengths stay even."""
     return list(batch[rank::world])
+
+
+def equal_shard(batch: Sequence[T], rank: int, world: int) -> tuple[list[T], int]:
+    """(`shard`, how many of it are its own): every rank gets as many examples as any other.
+
+    A rank with one too few computes the batch's first example again, at the end of its share; the
+    collectives of ZeRO stage 3 would otherwise wait for it. What it finds there must not count.
+    """
+    own = shard(batch, rank, world)
+    return own + list(batch[: -(-len(batch) // world) - len(own)]), len(own)

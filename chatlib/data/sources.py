@@ -9,7 +9,7 @@ from random import Random
 
 from chatlib.data import readers, shop, split
 from chatlib.data.schema import Dialogue, Preference, Record
-from chatlib.settings.stages import Source, StageConfig
+from chatlib.settings.stages import Reads, Source, StageConfig
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Data:
 
 
 def load(config: StageConfig) -> Data:
-    """The records of ``config.stage``, no prompt of which any other stage sees.
+    """The records of the stage's part, in the kind that it reads; no other part sees their prompts.
 
-    SFT gets dialogues (of a preference the chosen answer), the reward model preferences, PPO
-    records of either kind, of which it reads the prompts. Raises `ValueError` when too little
-    is left to train on, and `readers.Unreadable` for a source that cannot be used.
+    ``config.reads`` says which: demonstrations are dialogues (of a preference the chosen answer),
+    pairs preferences, prompts those of records of either kind. Raises `ValueError` when too
+    little is left to train on, and `readers.Unreadable` for a source that cannot be used.
     """
     parts, report = [], []
     for source in config.sources:
@@ -59,35 +59,36 @@ def _use(share: int, there: int) -> str:
 
 
 def _from_shop(source: Source, config: StageConfig) -> tuple[list[Record], str]:
-    share = config.split[split.STAGES.index(config.stage)]
+    share = config.split[split.PARTS.index(config.part)]
     if not share:
-        return [], f"shop: split {config.split} leaves {config.stage} nothing"
+        return [], f"shop: split {config.split} leaves {config.part} nothing"
     records = list(islice(_shop_stream(config), config.records))
     return records, f"shop: {len(records)} records"
 
 
 def _shop_stream(config: StageConfig) -> Iterator[Record]:
-    """An endless stream of the stage's own scenarios, each answered once (reward model: twice)."""
-    rng = Random(f"{config.stage} answers {config.seed}")
-    answer = shop.preference if config.stage == "reward" else shop.demonstration
+    """An endless stream of the part's own scenarios, each answered once (for pairs: twice)."""
+    rng = Random(f"{config.part} answers {config.seed}")
+    answer = shop.preference if config.reads == "pairs" else shop.demonstration
     for scenario in shop.scenarios(config.seed):
-        if split.stage_of(scenario.messages(), config.split) == config.stage:
+        if split.part_of(scenario.messages(), config.split) == config.part:
             yield answer(rng, scenario)
 
 
 def _from_reader(source: Source, config: StageConfig) -> tuple[list[Record], str]:
     reading = readers.read(source.name, source.format, config.records)
-    mine = split.split(reading.records, config.split)[config.stage]
-    usable = [r for r in (_suits(config.stage, record) for record in mine) if r is not None]
-    line = f"{reading.summary()}; {len(mine)} of them in {config.stage}'s share"
+    mine = split.split(reading.records, config.split)[config.part]
+    usable = [r for r in (_suits(config.reads, record) for record in mine) if r is not None]
+    line = f"{reading.summary()}; {len(mine)} of them in {config.part}'s share"
     if len(usable) < len(mine):
         line += f", {len(mine) - len(usable)} left out: no pair of answers to prefer one of"
     return usable, line
 
 
-def _suits(stage: str, record: Record) -> Record | None:
-    if stage == "sft" and isinstance(record, Preference):
+def _suits(reads: Reads, record: Record) -> Record | None:
+    """The record as a stage reads it; None where it is not of that kind."""
+    if reads == "demonstrations" and isinstance(record, Preference):
         return record.dialogue()
-    if stage == "reward" and isinstance(record, Dialogue):
+    if reads == "pairs" and isinstance(record, Dialogue):
         return None
     return record

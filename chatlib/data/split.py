@@ -11,36 +11,36 @@ from collections.abc import Iterable
 
 from chatlib.data.schema import Record, content_hash
 
-STAGES = ("sft", "reward", "ppo")
+PARTS = ("sft", "reward", "ppo")  # named after the stages for which they were first made
 
 
-def _place(prompt: list[dict], salt: str) -> float:
+def _fraction(prompt: list[dict], salt: str) -> float:
     """A number in [0, 1), uniform over prompts and equal for equal prompts."""
     digest = hashlib.sha256(f"{salt}:{content_hash(prompt)}".encode()).hexdigest()
     return int(digest[:13], 16) / 16**13
 
 
-def stage_of(
+def part_of(
     prompt: list[dict], shares: tuple[float, float, float] = (2, 4, 4), seed: int = 0
 ) -> str:
-    """The stage that a prompt belongs to, in proportion to `shares` (DeepSpeed-Chat's data_split).
+    """The part that a prompt belongs to, in proportion to `shares` (DeepSpeed-Chat's data_split).
 
     Raises `ValueError` for shares that are no proportion.
     """
-    if len(shares) != len(STAGES) or min(shares) < 0 or sum(shares) <= 0:
+    if len(shares) != len(PARTS) or min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(f"split shares {shares}: give three numbers of 0 or more, not all 0")
     edges = [sum(shares[: i + 1]) / sum(shares) for i in range(len(shares))]
-    place = _place(prompt, f"split {seed}")
-    return next(stage for stage, edge in zip(STAGES, edges) if place < edge)
+    fraction = _fraction(prompt, f"split {seed}")
+    return next(part for part, edge in zip(PARTS, edges) if fraction < edge)
 
 
 def split(
     records: Iterable[Record], shares: tuple[float, float, float] = (2, 4, 4), seed: int = 0
 ) -> dict[str, list[Record]]:
-    """Parts for the three stages, which hold different prompts; see `stage_of`."""
-    parts: dict[str, list[Record]] = {stage: [] for stage in STAGES}
+    """Parts that hold different prompts; see `part_of`. A stage says which one it trains on."""
+    parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for record in records:
-        parts[stage_of(record.prompt, shares, seed)].append(record)
+        parts[part_of(record.prompt, shares, seed)].append(record)
     return parts
 
 
@@ -57,11 +57,11 @@ def hold_out(records: list[Record], n: int, seed: int = 0) -> tuple[list[Record]
         )
     groups: dict[float, list[int]] = {}
     for i, record in enumerate(records):
-        groups.setdefault(_place(record.prompt, f"hold out {seed}"), []).append(i)
+        groups.setdefault(_fraction(record.prompt, f"hold out {seed}"), []).append(i)
     taken: set[int] = set()
-    for place in sorted(groups):
-        if len(taken) + len(groups[place]) <= n:
-            taken.update(groups[place])
+    for fraction in sorted(groups):
+        if len(taken) + len(groups[fraction]) <= n:
+            taken.update(groups[fraction])
         if len(taken) == n:
             break
     train = [record for i, record in enumerate(records) if i not in taken]

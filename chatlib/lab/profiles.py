@@ -181,14 +181,20 @@ SHARDED = {"zero_stage": 3, **LONGER}
 def _all_weights(batch: int, accumulation: int, rate: float) -> dict[str, dict[str, Any]]:
     """Settings of the stages where every weight of a large model is trained (ZeRO 3)."""
     size = {"batch_size": batch, "gradient_accumulation_steps": accumulation}
-    ppo: dict[str, Any] = {"max_answer_tokens": 256, "steps": 300, "offload_reference_model": True}
+    answers = {"max_answer_tokens": 256}  # the scores' unit must be that of PPO's answers
+    ppo: dict[str, Any] = {**answers, "steps": 300, "offload_reference_model": True}
     ppo |= {"actor_learning_rate": rate / 10, "critic_learning_rate": rate / 2}
     hasty = {"actor_learning_rate": rate, "critic_learning_rate": rate}
     return {
         "all": {**SHARDED, **size},
         "sft": {"learning_rate": rate, "steps": 400, "sources": [Source(), PAIRS, CHATS]},
-        "reward": {"learning_rate": rate / 2, "steps": 400},
-        "weak_reward": {"learning_rate": rate / 2, "records": 2 * batch, "held_out": 16},
+        "reward": {"learning_rate": rate / 2, "steps": 400, **answers},
+        "weak_reward": {
+            "learning_rate": rate / 2,
+            "records": 2 * batch,
+            "held_out": 16,
+            **answers,
+        },
         "ppo": ppo,
         "overoptimised": hasty,
     }
@@ -205,8 +211,13 @@ PROFILES = {
         settings={
             "all": {**LONGER, "lora": ADAPTERS, "batch_size": 32, "gradient_accumulation_steps": 8},
             "sft": {"learning_rate": 2e-4, "steps": 700},
-            "reward": {"learning_rate": 1e-4, "steps": 400},
-            "weak_reward": {"learning_rate": 1e-4, "records": 128, "held_out": 16},
+            "reward": {"learning_rate": 1e-4, "steps": 400, "max_answer_tokens": 256},
+            "weak_reward": {
+                "learning_rate": 1e-4,
+                "records": 128,
+                "held_out": 16,
+                "max_answer_tokens": 256,
+            },
             "ppo": {
                 "max_answer_tokens": 256,
                 "steps": 200,

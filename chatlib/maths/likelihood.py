@@ -34,6 +34,16 @@ def token_log_probs(logits: Tensor, labels: Tensor, temperature: float = 1.0) ->
     return log_softmax(logits, temperature).gather(-1, labels[..., None]).squeeze(-1)
 
 
+def shift(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(inputs, labels, marked): what is read, and the next token at every place that was read.
+
+    ids and mask are (B, T), all three results (B, T - 1). What a model says at place t is a
+    prediction of token t + 1: ``inputs = ids[:, :-1]``, ``labels = ids[:, 1:]``, and a label is
+    to be predicted where ``marked = mask[:, 1:]`` is 1. No place predicts the first token.
+    """
+    return ids[:, :-1], ids[:, 1:], mask[:, 1:]
+
+
 def response_log_probs(
     logits: Tensor, ids: Tensor, prompt_length: int, temperature: float = 1.0
 ) -> Tensor:
@@ -42,7 +52,10 @@ def response_log_probs(
     logits is (B, P + R, V), ids is (B, P + R); returns (B, R), for `ids[:, P:]`. The logits at
     a position speak of the *next* token, so the first answer token is predicted at P - 1.
     """
-    return token_log_probs(logits[:, prompt_length - 1 : -1], ids[:, prompt_length:], temperature)
+    answer = (torch.arange(ids.shape[1], device=ids.device) >= prompt_length).expand_as(ids)
+    _, labels, marked = shift(ids, answer)
+    chosen = token_log_probs(logits[:, :-1][marked], labels[marked], temperature)
+    return chosen.view(len(ids), -1)
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -74,14 +87,28 @@ def masked_mean(
     return masked_sum(x, mask, dim) / count
 
 
+def negative_log_likelihood(
+    logp: Tensor, mask: Tensor | None = None, denominator: Tensor | float | None = None
+) -> Tensor:
+    """``L = - sum_t m_t log p_t / N`` in nats per token; N is the count of valid tokens.
+
+    logp is of any shape, mask of the same (None: all are valid); `denominator` as in
+    `masked_mean`. Returns a scalar.
+    """
+    valid = torch.ones_like(logp) if mask is None else mask
+    return -masked_mean(logp, valid, denominator=denominator)
+
+
 def cross_entropy(
     logits: Tensor, labels: Tensor, mask: Tensor, denominator: Tensor | float | None = None
 ) -> Tensor:
     """``L = - sum_t m_t log p(y_t) / N`` in nats per token; N is the count of valid tokens.
 
-    Shapes as in `token_log_probs`; `denominator` as in `masked_mean`. Returns a scalar.
+    Training takes the same two steps: `token_log_probs` where a label is marked, and then
+    `negative_log_likelihood`. Shapes as in `token_log_probs`; `denominator` as in `masked_mean`.
+    Returns a scalar.
     """
-    return -masked_mean(token_log_probs(logits, labels), mask, denominator=denominator)
+    return negative_log_likelihood(token_log_probs(logits, labels), mask, denominator)
 
 
 def perplexity(logp: Tensor, mask: Tensor) -> Tensor:

@@ -236,18 +236,3 @@ def adaptive_beta(
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return beta * (1 + error * samples / horizon)
-
-
-def ema_update(average: Tensor, value: Tensor, decay: float) -> Tensor:
-    """One step of an exponential moving average: ``a <- decay a + (1 - decay) value``.
-
-    After n steps it has arrived at `ema_closed_form`.
-    """
-    return decay * average + (1 - decay) * value
-
-
-def ema_closed_form(start: Tensor, values: list[Tensor], decay: float) -> Tensor:
-    """``a_n = decay^n a_0 + (1 - decay) sum_k decay^(n - k) value_k``: n times `ema_update`."""
-    n = len(values)
-    weighted = sum(decay ** (n - k) * value for k, value in enumerate(values, start=1))
-    return decay**n * start + (1 - decay) * weighted

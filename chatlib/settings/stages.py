@@ -30,6 +30,7 @@ def _model_reference(value: object) -> object:
 # "run:NAME" (a finished run), a folder in Hugging Face format, or "hub:NAME[@REVISION]"
 ModelReference = Annotated[str, BeforeValidator(_model_reference)]
 Role = Literal["model", "actor", "critic"]  # of a trained model; PPO has the last two
+Reads = Literal["demonstrations", "pairs", "prompts"]  # what a stage takes from the records
 
 
 def choices(annotation: object) -> list:
@@ -117,6 +118,8 @@ class StageConfig(Strict):
     if TYPE_CHECKING:  # every stage gives these a default or a meaning of its own
         stage: str
         model: TinyModel | str
+    reads: ClassVar[Reads] = "demonstrations"
+    part: ClassVar[str] = "sft"  # of the split, on which the stage trains
 
     # --- data
     sources: list[Source] = Field(
@@ -276,6 +279,9 @@ class SFTConfig(StageConfig):
 class RewardConfig(StageConfig):
     """Reward model from pairwise preferences (chapter 4)."""
 
+    reads: ClassVar[Reads] = "pairs"
+    part: ClassVar[str] = "reward"
+
     stage: Literal["reward"] = Field("reward", description="whose settings these are")
     model: ModelReference = Field(description="the SFT model to start from (Ouyang et al. 2022)")
     steps: int = Field(250, ge=1, description="optimizer steps")
@@ -287,6 +293,9 @@ class RewardConfig(StageConfig):
         ge=2,
         description="SFT answers on which the finished score gets mean 0 and std 1 "
         "(Ziegler et al. 2019)",
+    )
+    max_answer_tokens: int = Field(
+        64, ge=1, description="longest of those answers in tokens; PPO's, for beta to mean the same"
     )
 
     @model_validator(mode="after")
@@ -303,6 +312,8 @@ class PPOConfig(StageConfig):
     """Proximal policy optimisation of the SFT model against the reward model (chapter 5)."""
 
     roles: ClassVar[tuple[Role, ...]] = ("actor", "critic")
+    reads: ClassVar[Reads] = "prompts"
+    part: ClassVar[str] = "ppo"
 
     stage: Literal["ppo"] = Field("ppo", description="whose settings these are")
     model: ModelReference = Field(
@@ -364,8 +375,10 @@ class PPOConfig(StageConfig):
     cliprange: float = Field(
         0.2, gt=0, description="of the probability ratio, around 1 (Schulman et al. 2017)"
     )
-    cliprange_value: float = Field(
-        0.2, gt=0, description="of the value, around the old value (DeepSpeed-Chat)"
+    cliprange_value: float | None = Field(
+        0.2,
+        gt=0,
+        description="of the value, around the old value (DeepSpeed-Chat); None: not limited",
     )
     clip_reward_value: float = Field(
         5.0, gt=0, description="scores are clipped to +- this, before KL (DeepSpeed-Chat)"

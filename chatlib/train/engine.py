@@ -156,6 +156,22 @@ def from_rank0(make: Callable[[], T]) -> T:
     return box[0]
 
 
+def rank() -> int:
+    """This process's place among the ranks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def unsharded(part: Tensor, weight: Tensor) -> Tensor:
+    """All of a tensor that the ranks share out as they do ``weight``; a collective at stage 3."""
+    if not hasattr(weight, "ds_id"):
+        return part
+    parts = [part]
+    if several_ranks():
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part)
+    return torch.cat(parts)[: weight.ds_numel].view(weight.ds_shape)
+
+
 def barrier() -> None:
     """Wait for every rank."""
     if several_ranks():
@@ -274,13 +290,13 @@ def log(net: Engine, recorder: Recorder, step: int, **figures: float | None) -> 
 
 
 @contextlib.contextmanager
-def whole(net: Engine) -> Iterator[None]:
-    """All weights of an engine on every rank while the context lasts, gathered once.
+def whole(net: nn.Module) -> Iterator[None]:
+    """All weights of an engine (of a plain module, trivially) on every rank while the context lasts, gathered once.
 
     At ZeRO stage 3 each layer is otherwise gathered again for every token of an answer, and a rank
     whose answers end early would leave the others waiting. A collective; weights may be read only.
     """
-    if net.zero_optimization_stage() < 3:
+    if not isinstance(net, Engine) or net.zero_optimization_stage() < 3:
         yield
         return
     with deepspeed.zero.unwrap_model_for_generation(net):

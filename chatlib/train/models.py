@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,13 +26,16 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from chatlib.data.template import prepare_tokenizer
-from chatlib.maths.likelihood import entropy, token_log_probs
+from chatlib.data.template import PAD, prepare_tokenizer
+from chatlib.maths.likelihood import entropy, shift, token_log_probs
 from chatlib.runs.identity import resolve
 from chatlib.runs.recorder import Recorder
 from chatlib.settings.deepspeed import Role
 from chatlib.settings.stages import Lora, StageConfig, TinyModel
 from chatlib.train.throughput import Size
+
+HEADS = ("score", "classifier")  # what sequence classifiers call their last layer
+LOGITS = 2**26  # numbers that the output layer makes at a time where no gradient is taken
 
 
 @contextlib.contextmanager
@@ -69,8 +72,8 @@ def tiny_policy(tiny: TinyModel, tokenizer: PreTrainedTokenizerBase) -> LlamaFor
 
 def _from(reference: str) -> tuple[str, dict]:
     """What `from_pretrained` takes: a folder or hub name, and how it is to be read."""
-    place = resolve(reference)
-    name, revision = place if isinstance(place, tuple) else (str(place), None)
+    found = resolve(reference)
+    name, revision = found if isinstance(found, tuple) else (str(found), None)
     return name, {"revision": revision}
 
 
@@ -84,6 +87,18 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
         )
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
     prepare_tokenizer(tokenizer)
+    return tokenizer
+
+
+def load_reward_tokenizer(reference: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a reward model that reads texts: as it is, but for a pad if it has none.
+
+    What is too long loses its beginning, as the answer stands at the end.
+    """
+    name, options = _from(reference)
+    tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
 
 
@@ -105,7 +120,8 @@ def load_scorer(
 ) -> PreTrainedModel:
     """A sequence classifier with one output: the score of what was read so far.
 
-    From a language model's folder, its score head starts at zeros: every answer gets 0.
+    From a language model's folder, its score head starts at zeros: every answer gets 0. Raises
+    `ValueError` for an encoder's folder without a trained head, which could not score anything.
     """
     name, options = _from(reference)
     model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -117,7 +133,13 @@ def load_scorer(
         output_loading_info=True,
         **options,
     )
-    if any("score" in key for key in info["missing_keys"]):
+    missing = [key for key in info["missing_keys"] if key.split(".")[0] in HEADS]
+    if missing and not hasattr(model, "score"):
+        raise ValueError(
+            f"{reference} ({type(model).__name__}) holds no trained head ({', '.join(missing)}); "
+            "give a folder that was saved as a sequence classifier with one output"
+        )
+    if missing:
         nn.init.zeros_(model.score.weight)
     _fit(model, tokenizer)
     return model
@@ -145,34 +167,47 @@ def disable_dropout(model: PreTrainedModel) -> None:
 
     Many layers keep a rate of their own beside the configuration's (OPT's all do).
     """
-    for place in (model.config, *model.modules()):
-        if isinstance(place, nn.Dropout):
-            place.p = 0.0
-        for name, value in vars(place).copy().items():
+    for owner in (model.config, *model.modules()):
+        if isinstance(owner, nn.Dropout):
+            owner.p = 0.0
+        for name, value in vars(owner).copy().items():
             if "drop" in name and isinstance(value, float):
-                setattr(place, name, 0.0)
+                setattr(owner, name, 0.0)
 
 
-def longest(model: PreTrainedModel, max_seq_len: int) -> int:
+def max_length(model: PreTrainedModel, max_seq_len: int) -> int:
     """Tokens a sequence may have: what was asked for, and no more than the model's positions."""
     limit = getattr(model.config, "max_position_embeddings", None)
     return min(max_seq_len, limit or max_seq_len)
 
 
+def head_of(model: PreTrainedModel) -> nn.Module:
+    """The layer that makes scores or logits of hidden states; some heads have several matrices."""
+    heads = [getattr(model, name) for name in HEADS if hasattr(model, name)]
+    return heads[0] if heads else model.get_output_embeddings()
+
+
 def size_of(model: PreTrainedModel) -> Size:
     """What the model's arithmetic depends on; ask before it gets adapters."""
-    head = getattr(model, "score", None) or model.get_output_embeddings()
-    matrices = [m.weight for m in model.base_model.modules() if isinstance(m, nn.Linear | Conv1D)]
     body, top = (
-        sum(getattr(w, "ds_numel", w.numel()) for w in part) for part in (matrices, [head.weight])
+        sum(
+            getattr(m.weight, "ds_numel", m.weight.numel())
+            for m in part.modules()
+            if isinstance(m, nn.Linear | Conv1D)
+        )
+        for part in (model.base_model, head_of(model))
     )
     known = model.config
     wide = getattr(known, "head_dim", None) or known.hidden_size // known.num_attention_heads
     return Size(body, top, known.num_hidden_layers, known.num_attention_heads * wide)
 
 
-def states(
-    model: PreTrainedModel, ids: Tensor, where: Tensor, together: int | None = None, **context
+def hidden_states(
+    model: PreTrainedModel,
+    ids: Tensor,
+    where: Tensor,
+    together: int | None = None,
+    **context: Tensor,
 ) -> Tensor:
     """Last hidden states (N, width) at the places where a (batch, time) mask is 1, row by row.
 
@@ -186,7 +221,7 @@ def states(
     counts, parts = where.sum(1), {}
     for rows in ends.argsort().tensor_split(-(-len(ids) // together)):
         end = int(ends[rows[-1]])
-        found = states(model, ids[rows, :end], where[rows, :end])
+        found = hidden_states(model, ids[rows, :end], where[rows, :end])
         parts |= zip(rows.tolist(), found.split(counts[rows].tolist()))
     return torch.cat([parts[row] for row in range(len(ids))])
 
@@ -216,7 +251,7 @@ class AnswerLM(nn.Module):
     """Log-probabilities of the marked tokens of a batch, and nothing computed for the others.
 
     The head's (vocabulary x width) product is the largest of a small model, so it is taken
-    only at the positions that predict a marked token. ``together``: see `states`.
+    only at the positions that predict a marked token. ``together``: see `hidden_states`.
 
     In fp32 two passes over the same rows agree to 1e-5, however they are batched. In bf16 hidden
     states may be rounded in another order: tolerated is a log-ratio of 0.05, a quarter of the clip,
@@ -236,11 +271,26 @@ class AnswerLM(nn.Module):
         ``ids`` and ``mask`` are (batch, time), padded on the right; mask is 1 on the tokens to
         predict. Position t - 1 predicts token t, so a marked first token cannot be predicted.
         """
-        marked = mask[:, 1:]
-        hidden = states(self.model, ids[:, :-1], marked, self.together)
-        logits = self.model.get_output_embeddings()(hidden)
-        logp = token_log_probs(logits, ids[:, 1:][marked.bool()], temperature)
-        return logp, entropy(logits, temperature) if with_entropy else None
+        inputs, labels, marked = shift(ids, mask)
+        hidden = hidden_states(self.model, inputs, marked, self.together)
+        head, labels = self.model.get_output_embeddings(), labels[marked.bool()]
+        parts = []
+        for h, y in zip(*self._chunks(hidden, labels)):
+            logits = head(h)
+            bonus = entropy(logits, temperature) if with_entropy else None
+            parts.append((token_log_probs(logits, y, temperature), bonus))
+        logp, bonuses = zip(*parts)
+        return torch.cat(logp), torch.cat(bonuses) if with_entropy else None
+
+    def _chunks(self, hidden: Tensor, labels: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Hidden states and labels in parts of at most `LOGITS` logits; whole under gradients.
+
+        With a gradient every part would be kept until the backward pass, and nothing be saved.
+        """
+        size = len(hidden)
+        if not torch.is_grad_enabled():
+            size = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
+        return hidden.split(max(size, 1)), labels.split(max(size, 1))
 
 
 class TokenScorer(nn.Module):
@@ -249,7 +299,7 @@ class TokenScorer(nn.Module):
     Read at the last token of an answer it is the reward model's score; read at every position
     that chooses a token it is the critic's value of that state. ``score_mean`` and ``score_std``
     in the model's configuration (the reward stage puts them there) normalise it. ``together``:
-    see `states`.
+    see `hidden_states`.
     """
 
     def __init__(self, model: PreTrainedModel, together: int | None = None) -> None:
@@ -271,15 +321,39 @@ class TokenScorer(nn.Module):
         tokens and with which tokens each token attends to: ``seen`` (batch, time, time), bool.
         """
         if seen is None:
-            hidden = states(self.model, ids, where, self.together)
+            hidden = hidden_states(self.model, ids, where, self.together)
         else:
             smallest = torch.finfo(self.model.dtype).min
             bias = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill_(~seen, smallest)
-            hidden = states(
+            hidden = hidden_states(
                 self.model, ids, where, position_ids=positions, attention_mask=bias[:, None]
             )
         raw, known = self.model.score(hidden).squeeze(-1).float(), self.model.config
         return (raw - getattr(known, "score_mean", 0.0)) / getattr(known, "score_std", 1.0)
+
+
+class TextScorer(nn.Module):
+    """A sequence classifier of any shape, encoders included, read as its own forward does.
+
+    For a reward model that was not made of the policy: it has a tokenizer of its own, and perhaps
+    no place at every token where a value could be read. Normalised as `TokenScorer` is.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **texts: Tensor) -> Tensor:
+        """Scores (N,) of N texts: what a tokenizer returns for them, ``input_ids`` and the rest."""
+        raw, known = self.model(**texts).logits[:, 0].float(), self.model.config
+        return (raw - getattr(known, "score_mean", 0.0)) / getattr(known, "score_std", 1.0)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model reads; RoBERTa's positions begin after the pad's."""
+        known = self.model.config
+        first = known.pad_token_id + 1 if "roberta" in known.model_type else 0
+        return (getattr(known, "max_position_embeddings", None) or 2**30) - first
 
 
 @torch.no_grad()

@@ -13,20 +13,27 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import PreTrainedTokenizerBase
 
-from chatlib.data import collate, shop, sources, template
+from chatlib.data import collate, judges, sources, template
+from chatlib.data.judges import Judge
 from chatlib.data.schema import Dialogue, Record
+from chatlib.data.template import Encoded
 from chatlib.maths import policy as maths
-from chatlib.maths.likelihood import whiten
+from chatlib.maths.likelihood import negative_log_likelihood, whiten
 from chatlib.runs.recorder import Recorder
 from chatlib.settings.deepspeed import zero_stage
 from chatlib.settings.stages import PPOConfig
 from chatlib.train import engine, models, reward, rollout, sft
-from chatlib.train.models import AnswerLM, TokenScorer
+from chatlib.train.models import AnswerLM, TextScorer, TokenScorer
+from chatlib.train.sft import due
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
 # Rows of a forward pass, at most. Prompts are drawn at random, so a batch's lengths differ widely:
@@ -35,12 +42,39 @@ from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 ROWS_TOGETHER = 12
 
 
+@dataclass(frozen=True)
+class Models:
+    """The models of a rollout: engines in a launch, on a page the bare `AnswerLM`, `TokenScorer`.
+
+    Without a ``critic`` every value is 0. ``reward_tokenizer`` is given for a reward model that
+    reads other ids than the policy, a `TextScorer`: it gets the answers as texts.
+    """
+
+    actor: nn.Module
+    critic: nn.Module | None
+    reference: nn.Module
+    reward_model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    reward_tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def pad(self) -> int:
+        """The policy's padding id."""
+        return self.tokenizer.pad_token_id
+
+    @property
+    def device(self) -> torch.device:
+        """Where the actor computes, and so everything does."""
+        return next(self.actor.parameters()).device
+
+
 @dataclass
 class Rollout:
     """Answers drawn from the policy and all that is known of them; nothing here has a gradient.
 
     ``rows`` are prompt + answer, ``answers`` the answers alone. The tensors are (batch, time),
-    0 on padding, but for ``score`` (the reward model's) and ``ended`` (batch,).
+    0 on padding, but for ``score`` (the reward model's), ``ended`` and ``cut`` (whether the
+    reward model could not read the beginning), which are (batch,).
     """
 
     rows: list[list[int]]
@@ -52,6 +86,7 @@ class Rollout:
     entropy: Tensor
     score: Tensor
     ended: Tensor
+    cut: Tensor
     advantages: Tensor | None = None
     returns: Tensor | None = None
 
@@ -85,7 +120,7 @@ def log_probs(
     """(log pi of each answer token, entropy there), both (batch, time)."""
     ids, _ = collate.pad(r.rows, pad)
     marked = answer_mask(r.rows, r.answers)
-    logp, entropy = net(*collate.place(r.mask.device, ids, marked), temperature, with_entropy)
+    logp, entropy = net(*collate.to_device(r.mask.device, ids, marked), temperature, with_entropy)
     return to_grid(logp, r.mask), None if entropy is None else to_grid(entropy, r.mask)
 
 
@@ -94,11 +129,16 @@ def state_values(net: nn.Module, r: Rollout, pad: int) -> Tensor:
     ids, _ = collate.pad(r.rows, pad)
     before = torch.zeros_like(ids)
     before[:, :-1] = answer_mask(r.rows, r.answers)[:, 1:]
-    return to_grid(net(*collate.place(r.mask.device, ids, before)), r.mask)
+    return to_grid(net(*collate.to_device(r.mask.device, ids, before)), r.mask)
 
 
 # ------------------------------------------------------------------------ one rollout
-def generate(config: PPOConfig, actor, prompts: list[list[int]], tokenizer) -> list[list[int]]:
+def generate(
+    config: PPOConfig,
+    actor: nn.Module,
+    prompts: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[int]]:
     """One draw from the policy for each prompt, in ``generation_batches`` parts."""
     stop, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     size, answers = len(prompts) // config.generation_batches, []
@@ -112,24 +152,36 @@ def generate(config: PPOConfig, actor, prompts: list[list[int]], tokenizer) -> l
 
 
 @torch.no_grad()
-def examine(config, prompts, answers, actor, critic, reference, scorer, tokenizer) -> Rollout:
-    """The rollout of given answers: one pass through each of the four models.
+def make_experience(
+    config: PPOConfig,
+    nets: Models,
+    prompts: list[list[int]],
+    answers: list[list[int]],
+    asked: Sequence[Record] = (),
+) -> Rollout:
+    """The rollout of given answers: one pass through each of the models.
 
     The old log-probabilities come from the forward pass that is trained, not from the sampler:
-    the ratio of the first minibatch is then exactly 1.
+    the ratio of the first minibatch is then exactly 1. ``asked`` are the prompts' records, which
+    a reward model with a tokenizer of its own needs.
     """
-    pad, device = tokenizer.pad_token_id, next(actor.parameters()).device
-    mask = collate.pad([[1] * len(a) for a in answers], 0)[0].to(device)
-    none, ended = (
-        torch.zeros_like(mask, dtype=torch.float32),
-        torch.tensor([a[-1] == tokenizer.eos_token_id for a in answers], device=device),
-    )
     rows = [p + a for p, a in zip(prompts, answers)]
-    r = Rollout(rows, answers, mask, none, none, none, none, none[:, 0], ended)
-    r.old_logp, r.entropy = log_probs(actor, r, pad, config.temperature, with_entropy=True)
-    r.ref_logp, _ = log_probs(reference, r, pad, config.temperature)
-    r.values = state_values(critic, r, pad)
-    r.score = reward.score(scorer, rows, tokenizer, device)
+    mask = collate.pad([[1] * len(a) for a in answers], 0)[0].to(nets.device)
+    ended = torch.tensor([a[-1] == nets.tokenizer.eos_token_id for a in answers])
+    none, ended = torch.zeros_like(mask, dtype=torch.float32), ended.to(nets.device)
+    r = Rollout(
+        rows, answers, mask, none, none, none, none, none[:, 0], ended, torch.zeros_like(ended)
+    )
+    r.old_logp, r.entropy = log_probs(nets.actor, r, nets.pad, config.temperature, True)
+    r.ref_logp, _ = log_probs(nets.reference, r, nets.pad, config.temperature)
+    if nets.critic:
+        r.values = state_values(nets.critic, r, nets.pad)
+    if nets.reward_tokenizer is None:
+        r.score = reward.score(nets.reward_model, rows, nets.tokenizer, nets.device)
+    else:
+        texts = template.decode(nets.tokenizer, answers)
+        whole = (nets.reward_model, [record.prompt for record in asked], texts)
+        r.score, r.cut = reward.score_texts(*whole, nets.reward_tokenizer, nets.device)
     return r
 
 
@@ -161,7 +213,9 @@ def denominator(config: PPOConfig, r: Rollout) -> Tensor:
     return engine.sum_over_ranks(torch.as_tensor(count, dtype=torch.float32)).to(r.mask.device)
 
 
-def actor_loss(config: PPOConfig, actor, part: Rollout, pad: int, count: Tensor, beta: float):
+def actor_loss(
+    config: PPOConfig, actor: nn.Module, part: Rollout, pad: int, count: Tensor, beta: float
+) -> tuple[Tensor, maths.Stats]:
     """(loss, statistics) of the policy on a micro-batch; a term of the minibatch's sum."""
     how = (config.loss_aggregation, count)
     bonus = config.entropy_coefficient
@@ -177,161 +231,195 @@ def actor_loss(config: PPOConfig, actor, part: Rollout, pad: int, count: Tensor,
     return loss, stats
 
 
-def update(config: PPOConfig, r: Rollout, actor, critic, pad: int, beta: float, ptx=None):
+def critic_loss(
+    config: PPOConfig, critic: nn.Module, part: Rollout, pad: int, count: Tensor
+) -> tuple[Tensor, maths.Stats]:
+    """(loss, statistics) of the critic on a micro-batch; a term of the minibatch's sum."""
+    values, clip = state_values(critic, part, pad), config.cliprange_value
+    how = (config.loss_aggregation, count)
+    return maths.value_loss(values, part.values, part.returns, part.mask, clip, *how)
+
+
+def update(
+    config: PPOConfig,
+    nets: Models,
+    r: Rollout,
+    beta: float,
+    demonstrations: Sequence[Encoded] = (),
+) -> tuple[Tensor, Tensor]:
     """One optimizer step of actor and critic on a minibatch.
 
-    ``ptx`` gives the loss of the pretraining mixture, a term of the same step. Returns
-    (sums over the tokens: 1, clipped, approximate KL, squared value error; largest |log ratio|).
+    ``demonstrations``, one for each row, add the pretraining mixture's loss to the same step.
+    Returns (sums over the tokens: 1, clipped, approximate KL, squared value error; largest
+    |log ratio|).
     """
     count, size = denominator(config, r), len(r.rows) // config.gradient_accumulation_steps
     sums, largest = torch.zeros(4), torch.zeros(())
+    shown = engine.sum_over_ranks(torch.tensor(sum(sum(e.mask) for e in demonstrations)))
     for start in range(0, len(r.rows), size):
         part = r.take(list(range(start, start + size)))
-        loss, stats = actor_loss(config, actor, part, pad, count, beta)
-        engine.backward(actor, loss + ptx() if ptx else loss)
-        actor.step()
-        values = state_values(critic, part, pad)
-        v_loss, v_stats = maths.value_loss(
-            values,
-            part.values,
-            part.returns,
-            part.mask,
-            config.cliprange_value,
-            config.loss_aggregation,
-            count,
-        )
-        engine.backward(critic, v_loss)
-        critic.step()
+        loss, stats = actor_loss(config, nets.actor, part, nets.pad, count, beta)
+        if own := demonstrations[start : start + size]:
+            loss = loss + ptx_loss(config, nets.actor, own, nets.pad, shown.to(loss.device))
+        engine.backward(nets.actor, loss)
+        nets.actor.step()
+        error = torch.zeros_like(stats["approx_kl"])
+        if nets.critic:
+            loss, v_stats = critic_loss(config, nets.critic, part, nets.pad, count)
+            engine.backward(nets.critic, loss)
+            nets.critic.step()
+            error = v_stats["error"]
         tokens = stats["tokens"].float()
-        means = [stats["clip_fraction"], stats["approx_kl"], v_stats["error"]]
+        means = [stats["clip_fraction"], stats["approx_kl"], error]
         sums += torch.stack([tokens, *(m * tokens for m in means)]).cpu()
         largest = torch.maximum(largest, stats["max_log_ratio"].detach().cpu())
     return sums, largest
 
 
+def ptx_loss(
+    config: PPOConfig, actor: nn.Module, shown: Sequence[Encoded], pad: int, total: Tensor
+) -> Tensor:
+    """The pretraining mixture (Ouyang et al. 2022, equation 2): SFT's loss on demonstrations.
+
+    ``total`` counts the answer tokens of the minibatch's demonstrations, over all ranks.
+    """
+    ids, mask = collate.to_device(total.device, *sft.tensors(list(shown), pad))
+    logp, _ = actor(ids, mask)
+    return config.unsup_coef * negative_log_likelihood(logp, denominator=total)
+
+
+def demonstrations_of(
+    config: PPOConfig, records: list[Record], tokenizer: PreTrainedTokenizerBase, limit: int
+) -> list[Encoded]:
+    """The prompts' own answers, cut to ``limit`` tokens; none unless the mixture has a weight."""
+    if not config.unsup_coef:
+        return []
+    shown = [r if isinstance(r, Dialogue) else r.dialogue() for r in records]
+    encoded = template.encode(tokenizer, [d.messages for d in shown])
+    return [e.cut(limit) for e in encoded]
+
+
 # ------------------------------------------------------------------------ the loop
+@dataclass
+class Clock:
+    """Seconds and FLOPs (all ranks') of the parts of an iteration since this launch began."""
+
+    spent: dict[str, float] = field(
+        default_factory=lambda: {"generate": 0.0, "score": 0.0, "learn": 0.0}
+    )
+    work: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+
+    def add(self, times: list[float], work: Tensor) -> dict[str, float]:
+        """Count an iteration from the four times that bound its parts; returns its seconds."""
+        seconds = dict(zip(self.spent, (b - a for a, b in itertools.pairwise(times))))
+        self.spent = {name: self.spent[name] + seconds[name] for name in self.spent}
+        self.work = self.work + work
+        return {f"{name}_seconds": own for name, own in seconds.items()}
+
+
 def train(config: PPOConfig, recorder: Recorder) -> dict:
     """Tune the policy against the reward model; returns the manifest's summary."""
     device = engine.start(config, recorder)
     recorder.beat(0, "read the data")
-    data = sources.load(config)
-    tokenizer = models.load_tokenizer(config.model)
-    pad = tokenizer.pad_token_id
-    recorder.beat(0, "load four models")
-    actor, critic, reference, scorer = four_models(config, tokenizer, device, recorder)
-    longest = models.longest(actor.module.model, config.max_seq_len)
-    limit = longest - config.max_answer_tokens
-    if limit < 1:
-        raise ValueError(
-            f"max_answer_tokens {config.max_answer_tokens} leaves no room for a prompt in "
-            f"{longest} tokens; lower it, or raise max_seq_len as far as the model's context"
-        )
-    prompts, records, report = encode(tokenizer, data.train, limit, recorder)
-    recorder.tell_data([*data.report, *report])
+    data, judged_by = sources.load(config), judges.of(config.sources)
+    recorder.beat(0, "load the models")
+    nets = load_models(config, device, recorder)
+    limit = models.max_length(nets.actor.module.model, config.max_seq_len)
+    prompts, records, lost = encode(nets.tokenizer, data.train, room(config, limit))
+    report = [*data.report, *lost]
+    recorder.tell_data(report)
 
-    engines = {"actor": actor, "critic": critic}
-    ema = Ema(config.ema_decay, actor.module.model) if config.enable_ema else None
     size = config.batch_size * config.generation_batches
     # Equal lengths: a batch of similar prompts would hold few intents, and its mean tell little.
-    batches = collate.Batches([1] * len(prompts), size, config.seed, report)
+    batches = collate.Batches([1] * len(prompts), size, config.seed, lost)
     torch.manual_seed(config.seed * 1000 + recorder.rank)  # every rank draws its own samples
-    first, state = engine.restore(engines, recorder)
-    beta, tokens = state.get("beta", config.kl_ctl), state.get("tokens", 0)
-    if ema and "ema" in state:
-        ema.average = state["ema"]
-    sizes = [models.size_of(getattr(net, "module", net).model) for net in (reference, scorer)]
-    spent, tokens_before = {"generate": 0.0, "score": 0.0, "learn": 0.0}, tokens
-    work = torch.zeros(len(spent), dtype=torch.float64)  # FLOPs of the same three, all ranks'
+    ema = Ema(config.ema_decay, nets.actor.module.model) if config.enable_ema else None
+    first, beta, tokens = restore(config, nets, ema, recorder)
+    sizes = [models.size_of(unwrapped(net)) for net in (nets.reference, nets.reward_model)]
+    clock, before = Clock(), tokens
 
     for step in range(first, config.steps):
         recorder.beat(step, "generate")
-        clock = [time.perf_counter()]
+        times = [time.perf_counter()]
         own = collate.shard(batches.at(step), recorder.rank, recorder.world)
-        asked = [prompts[i] for i in own]
-        answers = generate(config, actor, asked, tokenizer)
-        clock.append(time.perf_counter())
+        asked, theirs = [prompts[i] for i in own], [records[i] for i in own]
+        answers = generate(config, nets.actor, asked, nets.tokenizer)
+        times.append(time.perf_counter())
 
         recorder.beat(step, "score")
-        r = examine(config, asked, answers, actor, critic, reference, scorer, tokenizer)
+        r = make_experience(config, nets, asked, answers, theirs)
         add_advantages(config, r, beta)
-        clock.append(time.perf_counter())
+        times.append(time.perf_counter())
 
         recorder.beat(step, "learn")
-        sums, log_ratio = torch.zeros(4), None
-        for _ in range(config.ppo_epochs):
-            for index in minibatches(len(own), config):
-                shown = [records[own[i]] for i in index]
-                ptx = ptx_loss(config, actor, shown, tokenizer, longest, device)
-                part_sums, largest = update(config, r.take(index), actor, critic, pad, beta, ptx)
-                sums += part_sums
-                log_ratio = largest if log_ratio is None else log_ratio
-                if ema:
-                    ema.update()
-        clock.append(time.perf_counter())
+        shown = demonstrations_of(config, theirs, nets.tokenizer, limit)
+        sums, learnt = learn(config, nets, r, beta, shown, ema)
+        times.append(time.perf_counter())
 
-        figures = describe(r, sums, [records[i] for i in own], tokenizer)
+        figures = describe(r, sums, theirs, nets.tokenizer, judged_by)
         tokens += int(figures.pop("rows_tokens"))
-        for name, seconds in zip(spent, (b - a for a, b in itertools.pairwise(clock))):
-            spent[name] += seconds
-            figures[f"{name}_seconds"] = seconds
-        done, work = step + 1, work + engine.sum_over_ranks(flops(config, *sizes, r))
-        counts = (done - first) * size, tokens - tokens_before, work
-        speed = throughput_of(*counts, spent, recorder.world)
-        engine.log(
-            actor,
-            recorder,
-            done,
-            **figures,
-            **speed,
-            beta=beta,
-            first_log_ratio=engine.max_over_ranks(log_ratio).item(),
-            actor_learning_rate=actor.get_lr()[0],
-            critic_learning_rate=critic.get_lr()[0],
-            tokens=tokens,
-        )
+        figures |= clock.add(times, engine.sum_over_ranks(flops(config, *sizes, r)))
+        done = step + 1
+        speed = throughput_of((done - first) * size, tokens - before, clock, recorder.world)
+        figures |= {**speed, "beta": beta, **learnt, "tokens": tokens}
+        engine.log(nets.actor, recorder, done, **figures)
         if config.kl_target:
-            beta = maths.adaptive_beta(
-                beta, figures["kl"], config.kl_target, size, config.kl_horizon
-            )
-        if config.print_answers and done % config.print_answers == 0 and recorder.rank == 0:
-            for i, text in zip(own[:3], template.decode(tokenizer, answers[:3])):
-                recorder.say(f"{records[i].prompt[-1]['content']}\n  -> {text}")
+            beta = next_beta(config, beta, figures["kl"])
+        if due(config.print_answers, done) and recorder.rank == 0:
+            show(recorder, theirs[:3], template.decode(nets.tokenizer, answers[:3]))
         if recorder.saves_at(done, config.save_every):
-            state = {"beta": beta, "tokens": tokens} | ({"ema": ema.average} if ema else {})
-            engine.save_checkpoint(engines, config, recorder, done, state)
+            save_checkpoint(config, nets, ema, recorder, done, {"beta": beta, "tokens": tokens})
 
     recorder.beat(config.steps, "save")
-    engine.save_model(actor, tokenizer, recorder.directory / "model")
+    engine.save_model(nets.actor, nets.tokenizer, recorder.directory / "model")
     if ema:
-        ema.save(tokenizer, recorder.directory / "model_ema")
-    counts = (config.steps - first) * size, tokens - tokens_before, work
-    return {
-        "examples": len(prompts),
-        "tokens": tokens,
-        "train_seconds": sum(spent.values()),
-        **throughput_of(*counts, spent, recorder.world),
-        "beta": beta,
-        "data_report": [*data.report, *report],
-    }
+        ema.save(nets.tokenizer, recorder.directory / "model_ema")
+    counts = (config.steps - first) * size, tokens - before, clock
+    seconds = {"train_seconds": sum(clock.spent.values())}
+    summary = {"examples": len(prompts), "tokens": tokens, **seconds, "beta": beta}
+    return summary | throughput_of(*counts, recorder.world) | {"data_report": report}
+
+
+def learn(
+    config: PPOConfig,
+    nets: Models,
+    r: Rollout,
+    beta: float,
+    demonstrations: list[Encoded],
+    ema: Ema | None,
+) -> tuple[Tensor, dict[str, float]]:
+    """A few passes over a rollout, in minibatches.
+
+    Returns (the updates' sums; the largest |log ratio| of the first one over all ranks, and the
+    learning rates of the last).
+    """
+    sums, first = torch.zeros(4), None
+    for _ in range(config.ppo_epochs):
+        for index in minibatches(len(r.rows), config):
+            rates_now = learning_rates(nets)  # after the step they are the next one's
+            shown = [demonstrations[i] for i in index] if demonstrations else []
+            part_sums, largest = update(config, nets, r.take(index), beta, shown)
+            sums += part_sums
+            first = largest if first is None else first
+            if ema:
+                ema.update()
+    return sums, {"first_log_ratio": engine.max_over_ranks(first).item(), **rates_now}
 
 
 # ------------------------------------------------------------------------ its parts
-def four_models(config: PPOConfig, tokenizer, device, recorder: Recorder):
-    """(actor engine, critic engine, frozen reference, frozen reward model), dropout off."""
-    dtype = engine.dtype_of(config, device)
+def load_models(config: PPOConfig, device: torch.device, recorder: Recorder) -> Models:
+    """Engines around actor and critic, frozen reference and reward model; dropout off."""
+    dtype, tokenizer = engine.dtype_of(config, device), models.load_tokenizer(config.model)
+    scorer, reward_tokenizer = load_reward_model(config, tokenizer, dtype)
     actor = models.load_policy(config.model, tokenizer)
-    critic = models.load_scorer(config.reward_model, tokenizer)
-    if config.critic_init == "zero":  # V(s) = 0 at first: the first advantages are the rewards
-        nn.init.zeros_(critic.score.weight)
-        critic.config.score_mean, critic.config.score_std = 0.0, 1.0
     reference = models.load_policy(config.model, tokenizer, dtype)
-    scorer = models.load_scorer(config.reward_model, tokenizer, dtype)
+    critic = load_critic(config, tokenizer, reward_tokenizer is not None)
     for role, model, task in (("actor", actor, "CAUSAL_LM"), ("critic", critic, "SEQ_CLS")):
         models.adapt(model, config, task, recorder, role)
-    for model in (actor, critic, reference, scorer):
+    for model in (actor, critic, reference, scorer.model):
         models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
-    nets = [
+    trained = [
         engine.initialize(config, module, rate, total, role, recorder)
         for module, rate, role in (
             (AnswerLM(actor, ROWS_TOGETHER), config.actor_learning_rate, "actor"),
@@ -340,14 +428,66 @@ def four_models(config: PPOConfig, tokenizer, device, recorder: Recorder):
     ]
     of_actor, of_critic = zero_stage(config, "actor"), zero_stage(config, "critic")
     offload = config.offload_reference_model
-    return (
-        *nets,
+    return Models(
+        *trained,
         engine.frozen(AnswerLM(reference, ROWS_TOGETHER), device, of_actor, offload),
-        engine.frozen(TokenScorer(scorer, ROWS_TOGETHER), device, of_critic),
+        engine.frozen(scorer, device, of_critic),
+        tokenizer,
+        reward_tokenizer,
     )
 
 
-def encode(tokenizer, records: list[Record], limit: int, recorder: Recorder):
+def load_reward_model(
+    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> tuple[TokenScorer | TextScorer, PreTrainedTokenizerBase | None]:
+    """(reward model, its own tokenizer if the policy's ids mean something else to it, or None)."""
+    theirs = models.load_tokenizer(config.reward_model)
+    if theirs.get_vocab() == tokenizer.get_vocab():
+        model = models.load_scorer(config.reward_model, tokenizer, dtype)
+        if hasattr(model, "score"):
+            return TokenScorer(model, ROWS_TOGETHER), None
+    theirs = models.load_reward_tokenizer(config.reward_model)
+    return TextScorer(models.load_scorer(config.reward_model, theirs, dtype)), theirs
+
+
+def load_critic(
+    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, reads_texts: bool
+) -> nn.Module:
+    """The reward model, to be read at every token; the policy where that one reads texts.
+
+    Raises `ValueError` when such a reward model's head is asked for.
+    """
+    if reads_texts and config.critic_init == "reward":
+        raise ValueError(
+            f"critic_init reward: {config.reward_model} has another tokenizer than the policy "
+            f"{config.model}, so it has no value for the policy's tokens; use critic_init zero"
+        )
+    start = config.model if reads_texts else config.reward_model
+    critic = models.load_scorer(start, tokenizer)
+    if config.critic_init == "zero":  # V(s) = 0 at first: the first advantages are the rewards
+        nn.init.zeros_(critic.score.weight)
+        critic.config.score_mean, critic.config.score_std = 0.0, 1.0
+    return critic
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The transformers model in a wrapper or in an engine around it."""
+    return getattr(net, "module", net).model
+
+
+def room(config: PPOConfig, limit: int) -> int:
+    """Tokens that a prompt may have; `ValueError` when the answers leave none."""
+    if limit <= config.max_answer_tokens:
+        raise ValueError(
+            f"max_answer_tokens {config.max_answer_tokens} leaves no room for a prompt in "
+            f"{limit} tokens; lower it, or raise max_seq_len as far as the model's context"
+        )
+    return limit - config.max_answer_tokens
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, records: list[Record], limit: int
+) -> tuple[list[list[int]], list[Record], list[str]]:
     """(prompts' token ids, their records, report); a prompt that leaves no room is counted."""
     ids = template.encode_prompts(tokenizer, [r.prompt for r in records])
     fitting = [i for i, p in enumerate(ids) if len(p) <= limit]
@@ -355,6 +495,46 @@ def encode(tokenizer, records: list[Record], limit: int, recorder: Recorder):
     if lost := len(ids) - len(fitting):
         report.append(f"{lost} of {len(ids)} prompts left out: longer than {limit} tokens")
     return [ids[i] for i in fitting], [records[i] for i in fitting], report
+
+
+def engines_of(nets: Models) -> dict[str, engine.Engine]:
+    """What is trained, by role."""
+    return {"actor": nets.actor} | ({"critic": nets.critic} if nets.critic else {})
+
+
+def learning_rates(nets: Models) -> dict[str, float]:
+    """The rate of each trained model's next step, as the figures are called."""
+    return {f"{role}_learning_rate": net.get_lr()[0] for role, net in engines_of(nets).items()}
+
+
+def restore(
+    config: PPOConfig, nets: Models, ema: Ema | None, recorder: Recorder
+) -> tuple[int, float, int]:
+    """(steps done, beta, tokens read) from the recorder's checkpoint, or at a beginning."""
+    first, state = engine.restore(engines_of(nets), recorder)
+    if ema and "ema" in state:
+        ema.restore(state["ema"], recorder.checkpoint)
+    return first, state.get("beta", config.kl_ctl), state.get("tokens", 0)
+
+
+def save_checkpoint(
+    config: PPOConfig, nets: Models, ema: Ema | None, recorder: Recorder, done: int, state: dict
+) -> None:
+    """Write all that continuing needs, this rank's part of the average as well."""
+    state = state | ({"ema": [a.cpu() for a in ema.average]} if ema else {})
+    engine.save_checkpoint(engines_of(nets), config, recorder, done, state)
+
+
+def next_beta(config: PPOConfig, beta: float, kl: float) -> float:
+    """The KL's weight after an iteration whose answers cost ``kl`` nats each."""
+    answers = config.batch_size * config.generation_batches
+    return maths.adaptive_beta(beta, kl, config.kl_target, answers, config.kl_horizon)
+
+
+def show(recorder: Recorder, records: list[Record], texts: list[str]) -> None:
+    """Write a few answers to the rank's log."""
+    for record, text in zip(records, texts):
+        recorder.say(f"{record.prompt[-1]['content']}\n  -> {text}")
 
 
 def flops(config: PPOConfig, policy: Size, value: Size, r: Rollout) -> Tensor:
@@ -369,9 +549,9 @@ def flops(config: PPOConfig, policy: Size, value: Size, r: Rollout) -> Tensor:
     return torch.tensor([once[0], score, config.ppo_epochs * learn], dtype=torch.float64)
 
 
-def throughput_of(samples: int, tokens: int, work: Tensor, spent: dict, ranks: int) -> dict:
+def throughput_of(samples: int, tokens: int, clock: Clock, ranks: int) -> dict[str, float]:
     """`rates` since this launch began, and those of generation and learning by themselves."""
-    parts = dict(zip(spent, work.tolist()))
+    parts, spent = dict(zip(clock.spent, clock.work.tolist())), clock.spent
     tflops = {
         f"{name}_tflops": rates(samples, tokens, parts[name], spent[name], ranks)["tflops"]
         for name in ("generate", "learn")
@@ -388,47 +568,67 @@ def minibatches(n: int, config: PPOConfig) -> list[list[int]]:
     return [order[i * size : (i + 1) * size] for i in range(config.minibatches)]
 
 
-def ptx_loss(config: PPOConfig, actor, records: list[Record], tokenizer, limit: int, device):
-    """The pretraining mixture (Ouyang et al. 2022, equation 2): SFT's loss on demonstrations.
-
-    Those are the minibatch's own records, cut to ``limit`` tokens.
-    """
-    if not config.unsup_coef:
-        return None
-    shown = [r if isinstance(r, Dialogue) else r.dialogue() for r in records]
-    encoded = template.encode(tokenizer, [d.messages for d in shown])
-    ids, mask = sft.tensors([e.cut(limit) for e in encoded], tokenizer.pad_token_id)
-    total = engine.sum_over_ranks(mask.sum()) * config.gradient_accumulation_steps
-    return lambda: -config.unsup_coef * actor(*collate.place(device, ids, mask))[0].sum() / total
-
-
 class Ema:
-    """Exponential moving average of a model's weights, kept on rank 0: a = d a + (1 - d) w."""
+    """Exponential moving average of the trained weights in fp32: a = d a + (1 - d) w.
+
+    In bf16 an average would not move: (1 - d) w is below the spacing of a. It stays on the
+    weights' device; at ZeRO stage 3 every rank averages the shards that it holds.
+    """
 
     def __init__(self, decay: float, model: nn.Module) -> None:
-        self.decay, self.model = decay, model
-        self.average = engine.gathered_state(model)
+        self.model, self.names, self.weights = model, [], []
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                self.names.append(name)
+                self.weights.append(getattr(weight, "ds_tensor", weight))
+        self.average = [w.detach().float().clone() for w in self.weights]
+        self._average_with = get_ema_multi_avg_fn(decay)
 
     def update(self) -> None:
-        """Take in the present weights; a collective at ZeRO stage 3, so every rank calls it."""
-        new: dict[int, Tensor] = {}  # tied weights stay one
-        for name, weight in (state := engine.gathered_state(self.model)).items():
-            if id(weight) not in new:
-                new[id(weight)] = maths.ema_update(self.average[name], weight, self.decay)
-        self.average = {name: new[id(weight)] for name, weight in state.items()}
+        """Take in the present weights."""
+        self._average_with(self.average, [w.detach().float() for w in self.weights], None)
 
-    def save(self, tokenizer, directory) -> None:
-        """Write the average as a model folder."""
-        engine.save_state(self.average, self.model, tokenizer, directory)
+    def restore(self, average: list[Tensor], folder: Path) -> None:
+        """Go on with the average of a checkpoint, which other ranks may have shared out."""
+        if [a.shape for a in average] != [a.shape for a in self.average]:
+            average = self._shared_out_again(folder)
+        self.average = [a.to(own.device) for a, own in zip(average, self.average)]
+
+    def _shared_out_again(self, folder: Path) -> list[Tensor]:
+        """This rank's shards of an average that stands in the checkpoint in shards of others."""
+        files = [folder / f"rank{r}.pt" for r in range(engine.checkpoint_world(folder))]
+        shards = [torch.load(file, weights_only=True)["state"]["ema"] for file in files]
+        rank, own = engine.rank(), []
+        for parts, here in zip(zip(*shards), self.average):
+            whole, size = torch.cat(parts), here.numel()
+            whole = nn.functional.pad(whole, (0, max(0, (rank + 1) * size - whole.numel())))
+            own.append(whole[rank * size : (rank + 1) * size])
+        return own
+
+    def save(self, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+        """Write the average as a model folder, in the number format of the weights."""
+        state = engine.gathered_state(self.model)
+        shared = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, mean in zip(self.names, self.average):
+            whole = engine.unsharded(mean, shared[name])
+            for tied in (n for n in state if shared.get(n) is shared[name]):
+                state[tied] = whole.to(state[tied].dtype).cpu()
+        engine.save_state(state, self.model, tokenizer, directory)
 
 
-def describe(r: Rollout, sums: Tensor, records: list[Record], tokenizer) -> dict[str, float]:
+def describe(
+    r: Rollout,
+    sums: Tensor,
+    records: list[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    judged_by: Sequence[Judge] = (),
+) -> dict[str, float]:
     """What one iteration looked like: means over all ranks' answers, or their tokens.
 
-    ``gold`` and ``well_formed`` are means over the answers that the shop's judge can judge: of a
-    blend, those to the shop's prompts.
+    ``gold`` and ``well_formed`` are means over the answers that a judge knows the truth about: of
+    a blend, a part. ``reward_cut`` is the share that the reward model could not read whole.
     """
-    m = totals(r, sums, records, tokenizer)
+    m = totals(r, sums, records, tokenizer, judged_by)
     answers, tokens, seen, judged = m["answers"], m["tokens"], max(m["seen"], 1.0), m["judged"]
     spread = maths.explained_variance(r.values, r.returns, r.mask, engine.sum_over_ranks)
     figures = {
@@ -443,22 +643,30 @@ def describe(r: Rollout, sums: Tensor, records: list[Record], tokenizer) -> dict
         "explained_variance": spread.item(),
         "rows_tokens": m["rows_tokens"],
     }
+    if m["cut"]:
+        figures["reward_cut"] = m["cut"] / answers
     if judged:
         figures |= {"gold": m["gold"] / judged, "well_formed": m["well_formed"] / judged}
     return figures
 
 
-def totals(r: Rollout, sums: Tensor, records: list[Record], tokenizer) -> dict[str, float]:
+def totals(
+    r: Rollout,
+    sums: Tensor,
+    records: list[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    judged_by: Sequence[Judge],
+) -> dict[str, float]:
     """Sums over all ranks' answers; ``sums`` are those of the updates."""
     kl = (r.old_logp - r.ref_logp).masked_fill(r.mask == 0, 0.0)
-    texts = zip(records, template.decode(tokenizer, r.answers))
-    verdicts = [shop.judge(rec.meta, text) for rec, text in texts if "intent" in rec.meta]
+    verdicts = judges.verdicts(judged_by, records, template.decode(tokenizer, r.answers))
     own = dict(zip(("seen", "clipped", "approx_kl", "value_error"), sums)) | {
         "answers": len(r.rows),
         "score": r.score.sum(),
         "kl": kl.sum(),
         "tokens": r.mask.sum(),
         "ended": r.ended.sum(),
+        "cut": r.cut.sum(),
         "entropy": (r.entropy * r.mask).sum(),
         "rows_tokens": sum(map(len, r.rows)),
         "judged": len(verdicts),

@@ -7,20 +7,24 @@ The score is a sequence classifier's single output, read at the answer's last to
 
 from __future__ import annotations
 
-import time
 from itertools import takewhile
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatlib.data import collate, shop, sources, template
+from chatlib.data import collate, judges, sources, template
+from chatlib.data.judges import Judge
 from chatlib.data.schema import Preference
+from chatlib.data.sources import Data
 from chatlib.maths.preference import bayes_accuracy, pairwise_accuracy, pairwise_loss
 from chatlib.runs.recorder import Recorder
+from chatlib.settings.deepspeed import zero_stage
 from chatlib.settings.stages import RewardConfig
 from chatlib.train import engine, models, rollout
-from chatlib.train.models import TokenScorer
-from chatlib.train.throughput import Size, forward_flops, rates, training_flops
+from chatlib.train.models import AnswerLM, TokenScorer
+from chatlib.train.sft import due, in_parts
+from chatlib.train.throughput import Meter, Size, forward_flops, training_flops
 
 Pair = tuple[list[int], list[int]]  # token ids of prompt + chosen and prompt + rejected
 
@@ -32,86 +36,89 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     data = sources.load(config)
     tokenizer = models.load_tokenizer(config.model)
     model = models.load_scorer(config.model, tokenizer)
-    if config.disable_dropout:
-        models.disable_dropout(model)
-    limit = models.longest(model, config.max_seq_len)
-    pairs, _, report = encode(tokenizer, data.train, limit, recorder)
+    limit = models.max_length(model, config.max_seq_len)
+    pairs, _, left_out = encode(tokenizer, data.train, limit, recorder)
     held_out, held_out_records, lost = encode(tokenizer, data.held_out, limit, recorder)
-    report += [f"held out: {line}" for line in lost]
-    recorder.tell_data([*data.report, *report])
+    left_out += [f"held out: {line}" for line in lost]
+    report = [*data.report, *left_out]
+    recorder.tell_data(report)
 
     size = models.size_of(model)
-    models.adapt(model, config, "SEQ_CLS", recorder)
-    net = engine.initialize(
-        config, TokenScorer(model), config.learning_rate, config.steps, "model", recorder
-    )
+    net = trained(config, model, recorder)
     lengths = [len(row) for row in side_by_side(pairs)[0]]
-    batches = collate.Batches(lengths, config.batch_size, config.seed, report)
+    batches = collate.Batches(lengths, config.batch_size, config.seed, left_out)
     first, state = engine.restore({"model": net}, recorder)
-    tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
-    work = torch.zeros(3, dtype=torch.float64)  # samples, tokens, FLOPs since this launch began
+    tokens, loss, meter = state.get("tokens", 0), state.get("loss"), Meter(recorder.world)
 
     for step in range(first, config.steps):
         recorder.beat(step, "train")
-        places = batches.at(step)
-        batch = [pairs[i] for i in places]
-        figures = torch.zeros(3, device=device)
-        own = collate.shard(batch, recorder.rank, recorder.world)
-        for i in range(0, len(own), config.micro_batch):
-            chosen, rejected = score_pairs(net, own[i : i + config.micro_batch], tokenizer, device)
-            share = len(chosen) / len(batch)  # of the whole step's pairs
-            loss = pairwise_loss(chosen, rejected) * share
-            engine.backward(net, loss)
-            net.step()
-            margin = (chosen - rejected).detach().mean()
-            correct = pairwise_accuracy(chosen.detach(), rejected.detach())
-            figures += torch.stack([loss.detach(), correct * share, margin * share])
-
-        read = sum(len(chosen) + len(rejected) for chosen, rejected in batch)
-        tokens, done = tokens + read, step + 1
-        work += torch.tensor([len(batch), read, flops(config, size, [lengths[i] for i in places])])
-        loss, accuracy, margin = engine.sum_over_ranks(figures).tolist()
-        engine.log(
-            net,
-            recorder,
-            done,
-            loss=loss,
-            accuracy=accuracy,
-            margin=margin,
-            learning_rate=net.get_lr()[0],
-            tokens=tokens,
-            **rates(*work.tolist(), time.perf_counter() - began, recorder.world),
-        )
-        if config.eval_every and done % config.eval_every == 0 and held_out:
-            chosen, rejected = evaluate(net, held_out, tokenizer, recorder, device)
-            accuracy = pairwise_accuracy(chosen, rejected)
-            engine.log(net, recorder, done, held_out_accuracy=accuracy)
+        index = batches.at(step)
+        batch, rate = [pairs[i] for i in index], net.get_lr()[0]
+        figures = learn(net, batch, tokenizer, config, recorder, device)
+        read, done = sum(len(chosen) + len(rejected) for chosen, rejected in batch), step + 1
+        tokens, loss = tokens + read, figures["loss"]
+        meter.add(len(batch), read, flops(config, size, [lengths[i] for i in index]))
+        figures |= {"learning_rate": rate, "tokens": tokens}
+        engine.log(net, recorder, done, **figures, **meter.rates())
+        if due(config.eval_every, done) and held_out:
+            found = pairwise_accuracy(*evaluate(net, held_out, tokenizer, config, recorder, device))
+            engine.log(net, recorder, done, held_out_accuracy=found)
         if recorder.saves_at(done, config.save_every):
-            engine.save_checkpoint(
-                {"model": net}, config, recorder, done, {"tokens": tokens, "loss": loss}
-            )
+            state = {"tokens": tokens, "loss": loss}
+            engine.save_checkpoint({"model": net}, config, recorder, done, state)
 
-    seconds = time.perf_counter() - began
-    recorder.beat(config.steps, "evaluate")
-    summary = {
-        "examples": len(pairs),
-        "tokens": tokens,
-        "train_seconds": seconds,
-        **rates(*work.tolist(), seconds, recorder.world),
-        "loss": loss,
-        "data_report": [*data.report, *report],
-    }
-    if held_out:
-        chosen, rejected = evaluate(net, held_out, tokenizer, recorder, device)
-        summary |= held_out_figures(chosen, rejected, held_out_records)
+    summary = {"examples": len(pairs), "tokens": tokens, "train_seconds": meter.seconds}
+    summary |= {**meter.rates(), "loss": loss, "data_report": report}
     recorder.beat(config.steps, "normalise")
     summary |= normalise(net, config, tokenizer, data, recorder, device)
-    recorder.beat(config.steps, "save")
+    recorder.beat(config.steps, "save")  # first: evaluating may fail, and weights would be lost
     engine.save_model(net, tokenizer, recorder.directory / "model")
+    recorder.beat(config.steps, "evaluate")
+    if held_out:
+        scores = evaluate(net, held_out, tokenizer, config, recorder, device)
+        summary |= held_out_figures(*scores, held_out_records, judges.of(config.sources))
     return summary
 
 
-def encode(tokenizer, records: list[Preference], limit: int, recorder: Recorder):
+def learn(
+    net: engine.Engine,
+    batch: list[Pair],
+    tokenizer: PreTrainedTokenizerBase,
+    config: RewardConfig,
+    recorder: Recorder,
+    device: torch.device,
+) -> dict[str, float]:
+    """One optimizer step on a batch, of which every rank takes its share.
+
+    Returns means over the batch's pairs: ``loss`` (nats), ``accuracy`` and ``margin``.
+    """
+    sums = torch.zeros(3, device=device)
+    own = collate.shard(batch, recorder.rank, recorder.world)
+    for i in range(0, len(own), config.micro_batch):
+        chosen, rejected = score_pairs(net, own[i : i + config.micro_batch], tokenizer, device)
+        loss = pairwise_loss(chosen, rejected, denominator=len(batch))
+        engine.backward(net, loss)
+        net.step()
+        share = len(chosen) / len(batch)
+        margin = (chosen - rejected).detach().mean()
+        correct = pairwise_accuracy(chosen.detach(), rejected.detach())
+        sums += torch.stack([loss.detach(), correct * share, margin * share])
+    return dict(zip(("loss", "accuracy", "margin"), engine.sum_over_ranks(sums).tolist()))
+
+
+# ------------------------------------------------------------------------ its parts
+def trained(config: RewardConfig, model: PreTrainedModel, recorder: Recorder) -> engine.Engine:
+    """The engine around a classifier, made ready as the settings ask."""
+    if config.disable_dropout:
+        models.disable_dropout(model)
+    models.adapt(model, config, "SEQ_CLS", recorder)
+    rate, steps = config.learning_rate, config.steps
+    return engine.initialize(config, TokenScorer(model), rate, steps, "model", recorder)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, records: list[Preference], limit: int, recorder: Recorder
+) -> tuple[list[Pair], list[Preference], list[str]]:
     """(pairs, their records, report): each rank encodes a share; what does not fit is counted.
 
     A pair whose prompt fills the context is left out; a longer answer is cut at its end.
@@ -141,7 +148,9 @@ def flops(config: RewardConfig, size: Size, lengths: list[int]) -> float:
     return training_flops(forward_flops(size, lengths, 2 * len(lengths)), config)
 
 
-def score_pairs(net, pairs: list[Pair], tokenizer, device) -> tuple[Tensor, Tensor]:
+def score_pairs(
+    net: nn.Module, pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Scores (n,) of the chosen and of the rejected answers, each prompt read only once.
 
     The same figures as `score` of either answer alone: what stands in a row is `side_by_side`,
@@ -153,10 +162,10 @@ def score_pairs(net, pairs: list[Pair], tokenizer, device) -> tuple[Tensor, Tens
         return scores[::2], scores[1::2]
     rows, positions, parts = side_by_side(pairs)
     ids, valid = collate.pad(rows, tokenizer.pad_token_id)
-    part, place = collate.pad(parts, 2)[0], collate.pad(positions, 0)[0]
+    part, position = collate.pad(parts, 2)[0], collate.pad(positions, 0)[0]
     seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
     last = last_token(valid) | last_token((part == 1).long())
-    scores = net(*collate.place(device, ids, last, place, seen.tril())).view(-1, 2)
+    scores = net(*collate.to_device(device, ids, last, position, seen.tril())).view(-1, 2)
     return scores[:, 0], scores[:, 1]
 
 
@@ -176,9 +185,14 @@ def side_by_side(pairs: list[Pair]) -> tuple[list[list[int]], list[list[int]], l
     return rows, positions, parts
 
 
-def score(net, rows: list[list[int]], tokenizer, device) -> Tensor:
+def score(
+    net: nn.Module,
+    rows: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | str,
+) -> Tensor:
     """One score per row of token ids, read at its last token whatever stands after it. (n,)"""
-    ids, mask = collate.place(device, *collate.pad(rows, tokenizer.pad_token_id))
+    ids, mask = collate.to_device(device, *collate.pad(rows, tokenizer.pad_token_id))
     return net(ids, last_token(mask))
 
 
@@ -189,33 +203,91 @@ def last_token(mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(net, pairs: list[Pair], tokenizer, recorder: Recorder, device):
+def score_texts(
+    net: nn.Module,
+    prompts: list[list[dict]],
+    answers: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | str,
+    rows: int = 12,
+) -> tuple[Tensor, Tensor]:
+    """(scores (n,), whether a text was cut (n,)) of a reward model with a tokenizer of its own.
+
+    ``net`` is a `TextScorer`, ``prompts`` are lists of messages. With a chat template the
+    tokenizer writes the whole dialogue; without one prompt and answer are a pair of texts, as
+    encoders take them. What exceeds the model's length is cut at its beginning, and told.
+    """
+    scores, cut, whole = [], [], getattr(net, "module", net)
+    limit = min(tokenizer.model_max_length, whole.max_length)
+    for i in range(0, len(answers), rows):
+        texts = as_read(tokenizer, prompts[i : i + rows], answers[i : i + rows])
+        own = tokenizer.chat_template is None  # who writes the special tokens
+        lengths = [len(ids) for ids in tokenizer(*texts, add_special_tokens=own)["input_ids"]]
+        batch = tokenizer(
+            *texts,
+            add_special_tokens=own,
+            truncation=True,
+            max_length=limit,
+            padding=True,
+            return_tensors="pt",
+        )
+        scores.append(net(**batch.to(device)))
+        cut += [length > limit for length in lengths]
+    return torch.cat(scores), torch.tensor(cut, device=device)
+
+
+def as_read(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict]], answers: list[str]
+) -> list[list[str]]:
+    """The texts of answers after their prompts: [dialogues], or [prompts, answers] as pairs."""
+    if tokenizer.chat_template is None:
+        return [["\n".join(m["content"] for m in prompt) for prompt in prompts], answers]
+    turns = [[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers)]
+    return [template.render(tokenizer, turns)]
+
+
+@torch.no_grad()
+def evaluate(
+    net: nn.Module,
+    pairs: list[Pair],
+    tokenizer: PreTrainedTokenizerBase,
+    config: RewardConfig,
+    recorder: Recorder,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
     """Scores of all chosen and all rejected answers, in the pairs' order, on every rank."""
     net.eval()
-    own = collate.shard(pairs, recorder.rank, recorder.world)
-    own += pairs[:1] * (-(-len(pairs) // recorder.world) - len(own))  # stage 3: equal work per rank
+    own, _ = collate.equal_shard(pairs, recorder.rank, recorder.world)
     out: list[tuple[float, float]] = []
-    for i in range(0, len(own), 64):
-        recorder.beat(recorder.state["step"], "evaluate")  # slow is not stuck
-        out += zip(*(s.tolist() for s in score_pairs(net, own[i : i + 64], tokenizer, device)))
+    for _, part in in_parts(own, config, 64, recorder):
+        out += zip(*(s.tolist() for s in score_pairs(net, part, tokenizer, device)))
     net.train()
     scores = torch.tensor(engine.gather(out)[: len(pairs)])
     return scores[:, 0], scores[:, 1]
 
 
-def held_out_figures(chosen: Tensor, rejected: Tensor, records: list[Preference]) -> dict:
+def held_out_figures(
+    chosen: Tensor, rejected: Tensor, records: list[Preference], judged_by: list[Judge]
+) -> dict[str, float]:
     """Accuracy on pairs not trained on; with a known judge, the best accuracy there could be."""
     figures = {"held_out_accuracy": pairwise_accuracy(chosen, rejected).item()}
-    if all("gold" in r.meta for r in records):
+    if noise := judges.noise(judged_by, records):
         gold = torch.tensor([r.meta["gold"] for r in records]).T
-        bayes = bayes_accuracy(*gold, shop.TEMPERATURE).item()
+        bayes = bayes_accuracy(*gold, noise).item()
         figures["bayes_accuracy"] = bayes
         figures["chance_to_bayes"] = (figures["held_out_accuracy"] - 0.5) / (bayes - 0.5)
     return figures
 
 
 @torch.no_grad()
-def normalise(net, config: RewardConfig, tokenizer, data, recorder: Recorder, device) -> dict:
+def normalise(
+    net: nn.Module,
+    config: RewardConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Data,
+    recorder: Recorder,
+    device: torch.device,
+) -> dict[str, float]:
     """Give the score mean 0 and standard deviation 1 over answers of the model to be tuned.
 
     The offset of a Bradley-Terry score is arbitrary and its scale is the annotators'; fixed here,
@@ -223,30 +295,50 @@ def normalise(net, config: RewardConfig, tokenizer, data, recorder: Recorder, de
     configuration as ``score_mean`` and ``score_std``, which `TokenScorer` applies. Prompts that
     leave no room for an answer are passed over; ``normalised_on`` counts the answers.
     """
-    policy = models.load_policy(config.model, tokenizer).to(device).eval()
     records = (data.held_out + data.train)[: config.reference_samples]
     prompts = template.encode_prompts(tokenizer, [r.prompt for r in records])
-    limit = models.longest(policy, config.max_seq_len)
+    limit = models.max_length(net.module.model, config.max_seq_len)
     prompts = [p for p in prompts if len(p) < limit]
-    prompts = prompts[: len(prompts) // recorder.world * recorder.world]
     if len(prompts) < 2:
         recorder.say(
             f"score left as it is: no two prompts within {limit} tokens to normalise it on"
         )
         return {}
-    torch.manual_seed(config.seed + recorder.rank)
-    scores: list[float] = []
+    own, _ = collate.equal_shard(prompts, recorder.rank, recorder.world)
     net.eval()
-    own = collate.shard(prompts, recorder.rank, recorder.world)
-    for i in range(0, len(own), 64):
-        recorder.beat(recorder.state["step"], "normalise")
-        part = own[i : i + 64]
-        room = min(64, limit - max(map(len, part)))
-        answers = rollout.sample(policy, part, room, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        rows = [p + a for p, a in zip(part, answers)]
-        scores += score(net, rows, tokenizer, device).tolist()
+    scores = reference_scores(net, own, limit, config, tokenizer, recorder, device)
     net.train()
-    every = torch.tensor(engine.gather(scores))
+    every = torch.tensor(engine.gather(scores)[: len(prompts)])
     mean, std = every.mean().item(), every.std().clamp(min=1e-6).item()
     net.module.model.config.score_mean, net.module.model.config.score_std = mean, std
     return {"score_mean": mean, "score_std": std, "normalised_on": len(every)}
+
+
+def reference_scores(
+    net: nn.Module,
+    prompts: list[list[int]],
+    limit: int,
+    config: RewardConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    recorder: Recorder,
+    device: torch.device,
+) -> list[float]:
+    """Scores of the policy's answers to a rank's prompts, raw.
+
+    The policy is kept as PPO keeps its reference: in the number format of training and, at ZeRO
+    stage 3, shared out over the ranks.
+    """
+    stage, dtype = zero_stage(config), engine.dtype_of(config, device)
+    frozen = AnswerLM(models.load_policy(config.model, tokenizer, dtype))
+    policy = engine.frozen(frozen, device, stage)
+    torch.manual_seed(config.seed + recorder.rank)
+    stop, pad, scores = tokenizer.eos_token_id, tokenizer.pad_token_id, []
+    with engine.whole(policy):
+        for i in range(0, len(prompts), 64):
+            recorder.beat(recorder.state["step"], "normalise")
+            part = prompts[i : i + 64]
+            room = min(config.max_answer_tokens, limit - max(map(len, part)))
+            answers = rollout.sample(frozen.model, part, room, stop, pad)
+            rows = [p + a for p, a in zip(part, answers)]
+            scores += score(net, rows, tokenizer, device).tolist()
+    return scores

@@ -39,7 +39,7 @@ def sample(
     nothing. The host waits for the device once a token.
     """
     device = next(model.parameters()).device
-    ids, mask = collate.place(device, *collate.pad(prompts, pad, "left"))
+    ids, mask = collate.to_device(device, *collate.pad(prompts, pad, "left"))
     positions = collate.positions(mask)
     cache = DynamicCache(config=model.config)
     answers: list[list[int]] = [[] for _ in prompts]
@@ -122,7 +122,7 @@ def answer(
 
 def print_answers(net, tokenizer, records, config: StageConfig, recorder: Recorder) -> None:
     """Write a few answers to the rank's log while training (every rank takes part at stage 3)."""
-    model, limit = net.module.model, models.longest(net.module.model, config.max_seq_len)
+    model, limit = net.module.model, models.max_length(net.module.model, config.max_seq_len)
     prompts = [r.prompt for r in records[:20]]
     ids = template.encode_prompts(tokenizer, prompts)
     shown = [i for i, p in enumerate(ids) if len(p) < limit][:3]

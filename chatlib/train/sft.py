@@ -7,18 +7,21 @@ N is the number of answer tokens of the whole step, over all ranks and micro-bat
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatlib.data import collate, sources, template
 from chatlib.data.schema import Dialogue
+from chatlib.maths.likelihood import negative_log_likelihood
 from chatlib.runs.recorder import Recorder
-from chatlib.settings.stages import SFTConfig, TinyModel
+from chatlib.settings.stages import SFTConfig, StageConfig, TinyModel
 from chatlib.train import engine, models, rollout
 from chatlib.train.models import AnswerLM
-from chatlib.train.throughput import Size, forward_flops, rates, training_flops
+from chatlib.train.throughput import Meter, Size, forward_flops, training_flops
 
 TOKENIZER_RECORDS = 4000  # enough for the words of a tiny model's vocabulary
 
@@ -29,86 +32,80 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
     recorder.beat(0, "read the data")
     data = sources.load(config)
     model, tokenizer = start_model(config, data.train)
-    if config.disable_dropout:
-        models.disable_dropout(model)
-    limit = models.longest(model, config.max_seq_len)
-    examples, report = encode(tokenizer, data.train, limit, recorder)
+    limit = models.max_length(model, config.max_seq_len)
+    examples, left_out = encode(tokenizer, data.train, limit, recorder)
     held_out, lost = encode(tokenizer, data.held_out, limit, recorder)
-    report += [f"held out: {line}" for line in lost]
-    recorder.tell_data([*data.report, *report])
+    left_out += [f"held out: {line}" for line in lost]
+    report = [*data.report, *left_out]
+    recorder.tell_data(report)
 
     size = models.size_of(model)
-    models.adapt(model, config, "CAUSAL_LM", recorder)
-    net = engine.initialize(
-        config, AnswerLM(model), config.learning_rate, config.steps, "model", recorder
-    )
-    batches = collate.Batches(
-        [len(e.ids) for e in examples], config.batch_size, config.seed, report
-    )
+    net = trained(config, model, recorder)
+    lengths = [len(e.ids) for e in examples]
+    batches = collate.Batches(lengths, config.batch_size, config.seed, left_out)
     first, state = engine.restore({"model": net}, recorder)
-    tokens, loss, began = state.get("tokens", 0), state.get("loss"), time.perf_counter()
-    work = torch.zeros(3, dtype=torch.float64)  # samples, tokens, FLOPs since this launch began
+    tokens, loss, meter = state.get("tokens", 0), state.get("loss"), Meter(recorder.world)
 
     for step in range(first, config.steps):
         recorder.beat(step, "train")
         batch = [examples[i] for i in batches.at(step)]
+        rate = net.get_lr()[0]  # after the step it is the next one's
         loss = learn(net, batch, tokenizer, config, recorder, device)
         read, done = sum(len(e.ids) for e in batch), step + 1
         tokens += read
-        work += torch.tensor([len(batch), read, flops(config, size, batch)])
-        engine.log(
-            net,
-            recorder,
-            done,
-            loss=loss,
-            learning_rate=net.get_lr()[0],
-            grad_norm=engine.grad_norm(net),
-            tokens=tokens,
-            **rates(*work.tolist(), time.perf_counter() - began, recorder.world),
-        )
-        if config.eval_every and done % config.eval_every == 0 and held_out:
-            found = evaluate(net, held_out, tokenizer, recorder, device)
+        meter.add(len(batch), read, flops(config, size, batch))
+        figures = {"loss": loss, "learning_rate": rate, "grad_norm": engine.grad_norm(net)}
+        engine.log(net, recorder, done, **figures, tokens=tokens, **meter.rates())
+        if due(config.eval_every, done) and held_out:
+            found = evaluate(net, held_out, tokenizer, config, recorder, device)
             engine.log(net, recorder, done, held_out_loss=found)
-        if config.print_answers and done % config.print_answers == 0:
+        if due(config.print_answers, done):
             rollout.print_answers(net, tokenizer, data.held_out, config, recorder)
         if recorder.saves_at(done, config.save_every):
-            engine.save_checkpoint(
-                {"model": net}, config, recorder, done, {"tokens": tokens, "loss": loss}
-            )
+            state = {"tokens": tokens, "loss": loss}
+            engine.save_checkpoint({"model": net}, config, recorder, done, state)
 
-    seconds = time.perf_counter() - began
-    recorder.beat(config.steps, "evaluate")
-    held_out_loss = evaluate(net, held_out, tokenizer, recorder, device) if held_out else None
-    recorder.beat(config.steps, "save")
+    seconds, speed = meter.seconds, meter.rates()
+    recorder.beat(config.steps, "save")  # first: evaluating may fail, and weights would be lost
     engine.save_model(net, tokenizer, recorder.directory / "model")
+    recorder.beat(config.steps, "evaluate")
+    ask = (tokenizer, config, recorder, device)
     return {
         "examples": len(examples),
         "tokens": tokens,
         "train_seconds": seconds,
-        **rates(*work.tolist(), seconds, recorder.world),
+        **speed,
         "loss": loss,
-        "held_out_loss": held_out_loss,
-        "data_report": [*data.report, *report],
+        "held_out_loss": evaluate(net, held_out, *ask) if held_out else None,
+        "data_report": report,
     }
 
 
 def learn(
-    net, batch: list[template.Encoded], tokenizer, config: SFTConfig, recorder: Recorder, device
+    net: engine.Engine,
+    batch: list[template.Encoded],
+    tokenizer: PreTrainedTokenizerBase,
+    config: SFTConfig,
+    recorder: Recorder,
+    device: torch.device,
 ) -> float:
     """One optimizer step on a batch, of which every rank takes its share; returns L (nats)."""
     answer_tokens = sum(sum(e.mask) for e in batch)
     loss = torch.zeros((), device=device)
     for micro in micro_batches(batch, config, recorder):
-        ids, mask = collate.place(device, *tensors(micro, tokenizer.pad_token_id))
+        ids, mask = collate.to_device(device, *tensors(micro, tokenizer.pad_token_id))
         logp, _ = net(ids, mask)
-        part = -logp.sum() / answer_tokens
+        part = negative_log_likelihood(logp, denominator=answer_tokens)
         engine.backward(net, part)
         net.step()
         loss += part.detach()
     return engine.sum_over_ranks(loss).item()
 
 
-def start_model(config: SFTConfig, records: list[Dialogue]):
+# ------------------------------------------------------------------------ its parts
+def start_model(
+    config: SFTConfig, records: list[Dialogue]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """(policy, tokenizer): both new for a `TinyModel`, else those of the named model."""
     if not isinstance(config.model, TinyModel):
         tokenizer = models.load_tokenizer(config.model)
@@ -119,7 +116,18 @@ def start_model(config: SFTConfig, records: list[Dialogue]):
     return models.tiny_policy(config.model, tokenizer), tokenizer
 
 
-def encode(tokenizer, records: list[Dialogue], limit: int, recorder: Recorder):
+def trained(config: SFTConfig, model: PreTrainedModel, recorder: Recorder) -> engine.Engine:
+    """The engine around a policy, made ready as the settings ask."""
+    if config.disable_dropout:
+        models.disable_dropout(model)
+    models.adapt(model, config, "CAUSAL_LM", recorder)
+    rate, steps = config.learning_rate, config.steps
+    return engine.initialize(config, AnswerLM(model), rate, steps, "model", recorder)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, records: list[Dialogue], limit: int, recorder: Recorder
+) -> tuple[list[template.Encoded], list[str]]:
     """(encoded dialogues, report): every rank encodes a share; what is cut or lost is counted."""
     own = collate.shard(range(len(records)), recorder.rank, recorder.world)
     encoded = engine.gather(template.encode(tokenizer, [records[i].messages for i in own]))
@@ -135,7 +143,9 @@ def encode(tokenizer, records: list[Dialogue], limit: int, recorder: Recorder):
     return usable, report
 
 
-def micro_batches(batch: list, config: SFTConfig, recorder: Recorder) -> list[list]:
+def micro_batches(
+    batch: list[template.Encoded], config: SFTConfig, recorder: Recorder
+) -> list[list[template.Encoded]]:
     """This rank's share of a batch, cut for gradient accumulation."""
     own = collate.shard(batch, recorder.rank, recorder.world)
     size = config.micro_batch
@@ -149,7 +159,7 @@ def flops(config: SFTConfig, size: Size, batch: list[template.Encoded]) -> float
     return training_flops(forward, config)
 
 
-def tensors(batch: list[template.Encoded], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(batch: list[template.Encoded], pad_id: int) -> tuple[Tensor, Tensor]:
     """(ids, answer mask), both (batch, time), padded on the right."""
     ids, _ = collate.pad([e.ids for e in batch], pad_id)
     mask, _ = collate.pad([e.mask for e in batch], 0)
@@ -157,24 +167,48 @@ def tensors(batch: list[template.Encoded], pad_id: int) -> tuple[torch.Tensor, t
 
 
 @torch.no_grad()
-def evaluate(net, examples: list[template.Encoded], tokenizer, recorder: Recorder, device) -> float:
+def evaluate(
+    net: nn.Module,
+    examples: list[template.Encoded],
+    tokenizer: PreTrainedTokenizerBase,
+    config: SFTConfig,
+    recorder: Recorder,
+    device: torch.device,
+) -> float:
     """Mean loss per answer token (nats) on examples that were not trained on.
 
     Every rank takes the same number of equally large batches, as ZeRO stage 3 needs.
     """
     net.eval()
-    own = collate.shard(sorted(examples, key=lambda e: len(e.ids)), recorder.rank, recorder.world)
-    own += examples[:1] * (-(-len(examples) // recorder.world) - len(own))  # a repeat, weighted 0
-    real = len(collate.shard(examples, recorder.rank, recorder.world))
     total = torch.zeros(2, dtype=torch.float64)
-    for i in range(0, len(own), 32):
-        recorder.beat(recorder.state["step"], "evaluate")  # slow is not stuck
-        ids, mask = collate.place(device, *tensors(own[i : i + 32], tokenizer.pad_token_id))
+    by_length = sorted(examples, key=lambda e: len(e.ids))
+    own, real = collate.equal_shard(by_length, recorder.rank, recorder.world)
+    for i, part in in_parts(own, config, 32, recorder):
+        ids, mask = collate.to_device(device, *tensors(part, tokenizer.pad_token_id))
         logp, _ = net(ids, mask)
-        weight = torch.repeat_interleave(
-            (torch.arange(i, i + len(ids), device=device) < real).float(), mask[:, 1:].sum(1)
-        )
+        counts = (torch.arange(i, i + len(ids), device=device) < real).float()
+        weight = torch.repeat_interleave(counts, mask[:, 1:].sum(1))
         total += torch.stack([-(logp * weight).sum(), weight.sum()]).double().cpu()
     net.train()
     loss, count = engine.sum_over_ranks(total)
     return (loss / count).item()
+
+
+# ------------------------------------------------- what the reward stage's loop has as well
+def due(every: int, done: int) -> bool:
+    """Whether something that happens every so many steps happens now; never if ``every`` is 0."""
+    return every > 0 and done % every == 0
+
+
+def in_parts(
+    own: list, config: StageConfig, most: int, recorder: Recorder
+) -> Iterator[tuple[int, list]]:
+    """(start, part) of a rank's examples for passes without a gradient, with a beat each.
+
+    A part is four micro-batches, at most ``most`` examples: without a gradient no layer's
+    activations outlive it, so this needs no more memory than training does.
+    """
+    size = min(most, 4 * config.micro_batch)
+    for i in range(0, len(own), size):
+        recorder.beat(recorder.state["step"], "evaluate")  # slow is not stuck
+        yield i, own[i : i + size]

@@ -6,8 +6,9 @@ or leaves out. A multiplication and an addition are two FLOPs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chatlib.maths.scaling import training_passes
 from chatlib.settings.deepspeed import Role
@@ -56,3 +57,28 @@ def rates(samples: float, tokens: float, flops: float, seconds: float, ranks: in
         "tflops": tflops,
         "tflops_per_rank": tflops / ranks,
     }
+
+
+@dataclass
+class Meter:
+    """What was done since this launch began, by all ranks; `rates` says how fast."""
+
+    ranks: int
+    samples: float = 0.0
+    tokens: float = 0.0
+    flops: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+    def add(self, samples: int, tokens: int, flops: float) -> None:
+        """Count a step."""
+        self.samples, self.tokens = self.samples + samples, self.tokens + tokens
+        self.flops += flops
+
+    @property
+    def seconds(self) -> float:
+        """Time since the beginning."""
+        return time.perf_counter() - self.began
+
+    def rates(self) -> dict[str, float]:
+        """The figures of `rates` up to now."""
+        return rates(self.samples, self.tokens, self.flops, self.seconds, self.ranks)

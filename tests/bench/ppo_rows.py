@@ -20,17 +20,15 @@ BATCHES = 4  # generated in one round
 
 def chatlib_side(config: PPOConfig, batches: list[list[list[int]]]) -> Side:
     """The PPO stage's iteration: generate, four forward passes, advantages, updates."""
-    tokenizer, device = work.tokenizer(), torch.device("cpu")
-    actor, critic, reference, scorer = ppo.four_models(config, tokenizer, device, work.recorder())
+    nets = ppo.load_models(config, torch.device("cpu"), work.recorder())
 
     def iteration(asked: list[list[int]]) -> None:
-        answers = ppo.generate(config, actor, asked, tokenizer)
-        r = ppo.examine(config, asked, answers, actor, critic, reference, scorer, tokenizer)
+        answers = ppo.generate(config, nets.actor, asked, nets.tokenizer)
+        r = ppo.make_experience(config, nets, asked, answers)
         ppo.add_advantages(config, r, config.kl_ctl)
         for _ in range(config.ppo_epochs):
             for index in ppo.minibatches(len(asked), config):
-                part, pad = r.take(index), tokenizer.pad_token_id
-                ppo.update(config, part, actor, critic, pad, config.kl_ctl)
+                ppo.update(config, nets, r.take(index), config.kl_ctl)
 
     def round_of(k: int) -> list[list[list[int]]]:
         return batches[k * ITERATIONS : (k + 1) * ITERATIONS]

@@ -9,6 +9,7 @@ import work
 from compare import Peer, Row, Side, in_turns, timed
 from environments import python
 
+from chatlib.maths.likelihood import negative_log_likelihood
 from chatlib.settings.stages import SFTConfig
 from chatlib.train import engine, models
 from chatlib.train.models import AnswerLM
@@ -28,7 +29,7 @@ def deepspeed_side(config: SFTConfig, batches: list[list], pad: int) -> Side:
     def step(batch: list) -> None:
         ids, mask = tensors(batch, pad)
         logp, _ = net(ids, mask)
-        engine.backward(net, -logp.sum() / mask.sum())
+        engine.backward(net, negative_log_likelihood(logp, denominator=mask.sum()))
         net.step()
 
     return lambda k: timed(lambda: [step(b) for b in batches[k * STEPS : (k + 1) * STEPS]])
@@ -49,7 +50,7 @@ def bare_side(config: SFTConfig, batches: list[list], pad: int) -> Side:
     def step(batch: list) -> None:
         ids, mask = tensors(batch, pad)
         logp, _ = net(ids, mask)
-        (-logp.sum() / mask.sum()).backward()
+        negative_log_likelihood(logp, denominator=mask.sum()).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

@@ -95,3 +95,11 @@ def test_shares_are_disjoint_and_complete(batch, world):
     for rank, part in enumerate(parts):
         whole[rank::world] = part
     assert whole == batch
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 7])
+def test_equal_shards_are_of_equal_length_and_their_repeats_are_told(n):
+    items, world = list(range(n)), 3
+    shards = [collate.equal_shard(items, rank, world) for rank in range(world)]
+    assert len({len(own) for own, _ in shards}) == 1
+    assert sorted(i for own, real in shards for i in own[:real]) == items

@@ -36,7 +36,7 @@ def alpaca(tmp_path):
 
 
 def test_each_stage_gets_its_kind_of_record_and_prompts_of_its_own():
-    loaded = {stage: sources.load(config(stage)) for stage in split.STAGES}
+    loaded = {stage: sources.load(config(stage)) for stage in split.PARTS}
     kinds = {"sft": Dialogue, "reward": Preference, "ppo": Dialogue}
     for stage, data in loaded.items():
         assert len(data.train) + len(data.held_out) == 400 and data.held_out

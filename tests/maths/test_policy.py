@@ -11,8 +11,6 @@ from chatlib.maths.likelihood import masked_mean, whiten
 from chatlib.maths.policy import (
     adaptive_beta,
     aggregate,
-    ema_closed_form,
-    ema_update,
     exact_kl,
     explained_variance,
     final_score,
@@ -429,13 +427,3 @@ def test_explained_variance_of_a_perfect_a_constant_and_a_wrong_critic():
     assert explained_variance(torch.zeros(1, 4), returns, mask).item() == pytest.approx(0.0)
     assert explained_variance(-returns, returns, mask).item() == pytest.approx(-3.0)
     assert explained_variance(returns, torch.ones(1, 4), mask).item() == 0.0
-
-
-@given(st.lists(st.floats(-5, 5), min_size=1, max_size=8), st.floats(0.0, 0.999))
-def test_ema_equals_its_closed_form(values, decay):
-    start = torch.tensor(1.0, dtype=torch.float64)
-    steps = [torch.tensor(v, dtype=torch.float64) for v in values]
-    average = start
-    for value in steps:
-        average = ema_update(average, value, decay)
-    torch.testing.assert_close(average, ema_closed_form(start, steps, decay))

@@ -119,20 +119,21 @@ def update_of_given_answers(place: Path, inputs, device, worlds=2):
         directory = place / f"update{stage}"
         (directory / "log").mkdir(parents=True, exist_ok=True)
         recorder = Recorder(directory, *tiny.place())
-        tokenizer = models.load_tokenizer(config.model)
-        four = ppo.four_models(config, tokenizer, device, recorder)
+        nets = ppo.load_models(config, device, recorder)
+        tokenizer = nets.tokenizer
+        four = (nets.actor, nets.critic, nets.reference, nets.reward_model)
         partitioned = [not any(w.numel() for w in net.parameters()) for net in four]
         assert partitioned == [stage == 3] * 4, "a model lies whole on every rank"
         prompts, answers = given_answers(tokenizer)
         prompts, answers = (collate.shard(part, *tiny.place()) for part in (prompts, answers))
-        r = ppo.examine(config, prompts, answers, *four, tokenizer)
+        r = ppo.make_experience(config, nets, prompts, answers)
         ppo.add_advantages(config, r, beta=0.1)
-        sums, _ = ppo.update(config, r, *four[:2], tokenizer.pad_token_id, 0.1)
-        again = ppo.examine(config, prompts, answers, *four, tokenizer)
+        sums, _ = ppo.update(config, nets, r, 0.1)
+        again = ppo.make_experience(config, nets, prompts, answers)
         ppo.add_advantages(config, again, beta=0.1)
         figures = ppo.describe(again, sums, [], tokenizer)
         out[stage] = figures
-        engine.save_model(four[0], tokenizer, directory / "model")
+        engine.save_model(nets.actor, tokenizer, directory / "model")
     return out
 
 

@@ -48,7 +48,7 @@ def test_long_pairs_are_cut_or_left_out_and_counted(tokenizer):
 def test_long_prompts_of_ppo_are_left_out_and_counted(tokenizer):
     records = shop.demonstrations(6)
     records[2].messages[1]["content"] = "why? " * 300
-    prompts, kept, report = ppo.encode(tokenizer, records, 200, ALONE)
+    prompts, kept, report = ppo.encode(tokenizer, records, 200)
     assert len(prompts) == len(kept) == 5 and records[2] not in kept
     assert report == ["1 of 6 prompts left out: longer than 200 tokens"]
 

@@ -158,12 +158,12 @@ def test_answers_are_printed_while_it_trains(tmp_path, tuned, capsys):
 # ------------------------------------------------------------------------ optimisation
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
 def test_learning_rates_follow_their_closed_form(kind, tmp_path, alone):
-    """Warm-up over w steps, then from 1 to 0.1 over the rest; read after each of n steps."""
+    """Warm-up over w steps, then from 1 to 0.1 over the rest: the rate of each of n steps."""
     n, w, peak = 8, 3, 2e-3
     config = tiny.sft(steps=n, num_warmup_steps=w, lr_scheduler_type=kind, learning_rate=peak)
     run = tiny.train(config, tmp_path)
     expected = []
-    for k in range(1, n + 1):
+    for k in range(n):
         left = (n - k) / (n - w)
         after = {
             "constant": 1.0,
@@ -246,12 +246,12 @@ def test_epochs_and_minibatches_are_optimizer_steps(tuned):
 
 def test_rollout_batches_are_gathered_before_the_update(tuned, monkeypatch):
     sizes, answers = [], []
-    sample, examine = ppo.rollout.sample, ppo.examine
+    sample, make = ppo.rollout.sample, ppo.make_experience
     monkeypatch.setattr(
         ppo.rollout, "sample", lambda *a, **k: (sizes.append(len(a[1])), sample(*a, **k))[1]
     )
     monkeypatch.setattr(
-        ppo, "examine", lambda *a, **k: (answers.append(len(a[2])), examine(*a, **k))[1]
+        ppo, "make_experience", lambda *a, **k: (answers.append(len(a[3])), make(*a, **k))[1]
     )
     run, nets = tuned(generation_batches=3, ppo_epochs=1, minibatches=2)
     assert sizes == [8] * 6 and answers == [24] * 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BloomConfig
 
 from chatlib.data import collate
-from chatlib.train import engine, reward
+from chatlib.train import engine, models, reward
 from chatlib.train.models import AnswerLM, TokenScorer
 
 CPU = torch.device("cpu")
@@ -129,3 +129,17 @@ def test_one_rank_starts_no_threads_in_gloo(alone):
     assert engine.sum_over_ranks(torch.ones(300_000)).sum() == 300_000
     assert engine.from_rank0(lambda: 7) == 7
     assert in_gloo() == before
+
+
+def test_the_head_in_chunks_gives_the_figures_of_the_whole(monkeypatch):
+    """At most so many logits at a time without a gradient; with one they would be kept anyway."""
+    net, sizes = AnswerLM(tiny.foreign_model("llama", 50).eval()), []
+    net.model.get_output_embeddings().register_forward_hook(lambda *a: sizes.append(len(a[-1])))
+    batch = answers_of([[5, 6, 7, 8, 9], [3, 4, 7, 8], [9, 9, 9, 9, 9, 9]], 2)
+    with torch.no_grad():
+        whole = net(*batch, with_entropy=True)
+        monkeypatch.setattr(models, "LOGITS", 3 * 50 + 7)
+        parts = net(*batch, with_entropy=True)
+    assert sizes == [9, 3, 3, 3]
+    for one, other in zip(whole, parts):
+        close(one, other)

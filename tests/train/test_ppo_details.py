@@ -8,14 +8,15 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, TemperatureLogitsWarper
 
-from chatlib.data import collate, shop, template
+from chatlib.data import collate, judges, shop, template
 from chatlib.data.schema import Dialogue
 from chatlib.runs.recorder import Recorder
-from chatlib.settings.stages import Lora
+from chatlib.settings.stages import Lora, Source
 from chatlib.train import engine, models, ppo, reward, rollout, sft
 from chatlib.train.models import AnswerLM, TokenScorer
 
 CPU = torch.device("cpu")
+SHOP = judges.of([Source(name="shop")])
 
 
 def assert_close(a, b, tolerance=1e-5):
@@ -31,8 +32,10 @@ class Setting:
         self.recorder = Recorder(directory, 0, 1)
         self.tokenizer = models.load_tokenizer(config.model)
         self.pad, self.eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        self.models = ppo.four_models(config, self.tokenizer, CPU, self.recorder)
-        self.actor, self.critic, self.reference, self.scorer = self.models
+        self.nets = ppo.load_models(config, CPU, self.recorder)
+        self.actor, self.critic = self.nets.actor, self.nets.critic
+        self.reference, self.scorer = self.nets.reference, self.nets.reward_model
+        self.models = (self.actor, self.critic, self.reference, self.scorer)
         dialogues = shop.demonstrations(rows, seed=5)
         self.prompts = template.encode_prompts(self.tokenizer, [d.prompt for d in dialogues])
         torch.manual_seed(1)
@@ -40,12 +43,12 @@ class Setting:
         for i, length in enumerate((3, 7, 5)):  # three that have ended, at their own lengths
             self.answers[i] = [*self.answers[i][: length - 1], self.eos]
 
-    def examine(self):
-        return ppo.examine(self.config, self.prompts, self.answers, *self.models, self.tokenizer)
+    def experience(self):
+        return ppo.make_experience(self.config, self.nets, self.prompts, self.answers)
 
     def learn(self, r, beta=0.05):
         """One update on the whole rollout: (statistics' sums, largest log-ratio)."""
-        return ppo.update(self.config, r, self.actor, self.critic, self.pad, beta)
+        return ppo.update(self.config, self.nets, r, beta)
 
 
 @pytest.fixture
@@ -94,7 +97,7 @@ def test_sampling_ends_a_row_at_its_first_stop_token():
 
 def test_missing_eos_penalty_is_exact(setting):
     at = setting(gamma=1.0, lam=1.0)  # then a return is the sum of the rewards to come
-    r = at.examine()
+    r = at.experience()
     assert r.ended.tolist() == [a[-1] == at.eos for a in at.answers]
     assert 0 < r.ended.sum() < len(r.ended)
     returns = {}
@@ -172,7 +175,7 @@ def test_logits_before_a_token_predict_it():
 
 def test_values_are_read_one_place_before_each_action(setting):
     at = setting(critic_init="reward")
-    r = at.examine()
+    r = at.experience()
     for i in range(3):
         start = len(r.rows[i]) - len(r.answers[i])
         for t in range(len(r.answers[i])):
@@ -183,7 +186,7 @@ def test_values_are_read_one_place_before_each_action(setting):
 
 def test_the_same_temperature_in_old_new_and_reference(setting):
     at = setting(temperature=0.7)
-    r = at.examine()
+    r = at.experience()
     warp = TemperatureLogitsWarper(0.7)
     for i, (row, answer) in enumerate(zip(r.rows, r.answers)):
         logits = at.actor.module.model(torch.tensor([row])).logits[0].detach()
@@ -232,7 +235,7 @@ def test_dropout_is_off_everywhere(alone, tmp_path, shape, lora):
     if lora and shape == "gpt2":
         lora = lora.model_copy(update={"lora_module_name": ["c_proj"]})
     at = Setting(tiny.ppo(folder, folder, lora=lora, minibatches=1), tmp_path / "run")
-    r = at.examine()
+    r = at.experience()
     for net in at.models:
         net.train()
         assert all(m.p == 0 for m in net.modules() if isinstance(m, nn.Dropout))
@@ -246,7 +249,7 @@ def test_dropout_is_off_everywhere(alone, tmp_path, shape, lora):
 
 def test_ratio_stays_one_for_all_epochs_at_learning_rate_zero(setting):
     at = setting(actor_learning_rate=0.0, critic_learning_rate=0.0)
-    r = at.examine()
+    r = at.experience()
     ppo.add_advantages(at.config, r, beta=0.05)
     for _ in range(4):
         _, log_ratio = at.learn(r)
@@ -264,8 +267,8 @@ def test_mutating_pads_changes_nothing(setting):
     at = setting(actor_learning_rate=0.0, critic_learning_rate=0.0)
     real = at.tokenizer
     for pad in (at.pad, 17, 40):
-        at.pad = real.pad_token_id = pad
-        r = at.examine()
+        at.pad = real.pad_token_id = at.nets.tokenizer.pad_token_id = pad
+        r = at.experience()
         ppo.add_advantages(at.config, r, beta=0.05)
         sums, _ = at.learn(r)
         results.append([r.old_logp, r.values, r.score, r.advantages, r.returns, r.entropy, sums])
@@ -278,7 +281,7 @@ def test_metrics_are_masked_too(setting):
     at = setting(actor_learning_rate=0.0, critic_learning_rate=0.0)
     figures = []
     for junk in (0.0, 1e6):
-        r = at.examine()
+        r = at.experience()
         padding = r.mask == 0
         assert padding.any()
         ppo.add_advantages(at.config, r, beta=0.05)
@@ -291,16 +294,16 @@ def test_metrics_are_masked_too(setting):
 
 def test_of_a_blend_the_shops_answers_are_judged_each_against_its_own_prompt(setting):
     at = setting()
-    r = at.examine()
+    r = at.experience()
     ppo.add_advantages(at.config, r, beta=0.05)
     texts = template.decode(at.tokenizer, at.answers)
     records = shop.demonstrations(8, seed=5)
     elsewhere = [Dialogue(d.messages, {"source": "elsewhere"}) for d in records]
     blend = [own if i % 2 else other for i, (own, other) in enumerate(zip(records, elsewhere))]
-    figures = ppo.describe(r, torch.zeros(4), blend, at.tokenizer)
+    figures = ppo.describe(r, torch.zeros(4), blend, at.tokenizer, SHOP)
     verdicts = [shop.judge(records[i].meta, texts[i]).total for i in (1, 3, 5, 7)]
     assert figures["gold"] == pytest.approx(sum(verdicts) / 4)
-    assert "gold" not in ppo.describe(r, torch.zeros(4), elsewhere, at.tokenizer)
+    assert "gold" not in ppo.describe(r, torch.zeros(4), elsewhere, at.tokenizer, SHOP)
 
 
 LOSSES = {
@@ -316,7 +319,7 @@ LOSSES = {
 def test_the_actors_loss_is_its_formula_answer_by_answer(setting, name):
     """Loops over answers and tokens, after one update has made the ratio differ from 1."""
     at = setting(actor_learning_rate=1e-3, **LOSSES[name])
-    r = at.examine()
+    r = at.experience()
     ppo.add_advantages(at.config, r, beta=0.05)
     at.learn(r)
     count = ppo.denominator(at.config, r)
@@ -341,12 +344,12 @@ def test_the_actors_loss_is_its_formula_answer_by_answer(setting, name):
 
 def test_more_entropy_is_what_its_coefficient_buys(setting):
     at = setting(actor_learning_rate=1e-3, entropy_coefficient=1.0, cliprange=1e9)
-    r = at.examine()
+    r = at.experience()
     r.advantages, r.returns = torch.zeros_like(r.values), r.values
     before = (r.entropy * r.mask).sum()
     for _ in range(3):
         at.learn(r)
-    after = at.examine()
+    after = at.experience()
     assert (after.entropy * after.mask).sum() > before + 0.1
 
 
@@ -369,25 +372,25 @@ def test_the_reference_and_the_reward_model_are_frozen_and_kl_is_zero_at_first(s
     at = setting(actor_learning_rate=1e-2)
     frozen = [digest(at.reference), digest(at.scorer)]
     trained = [digest(at.actor.module), digest(at.critic.module)]
-    r = at.examine()
+    r = at.experience()
     assert (r.old_logp - r.ref_logp).abs().max() < 1e-6
     ppo.add_advantages(at.config, r, beta=0.05)
     at.learn(r)
     assert [digest(at.reference), digest(at.scorer)] == frozen
     assert all(a != b for a, b in zip(trained, map(digest, (at.actor.module, at.critic.module))))
-    assert (at.examine().old_logp - r.ref_logp).abs().max() > 1e-3
+    assert (at.experience().old_logp - r.ref_logp).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "opt"])
 def test_kl_is_zero_at_first_for_a_model_whose_vocabulary_had_to_grow(alone, tmp_path, shape):
     folder = tiny.foreign_folder(tmp_path / "model", shape)
     at = Setting(tiny.ppo(folder, folder, minibatches=1), tmp_path / "run")
-    r = at.examine()
+    r = at.experience()
     assert (r.old_logp - r.ref_logp).abs().max() < 1e-6
 
 
 def test_the_value_head_starts_at_zero_or_from_the_reward_model(setting, policy, scorer, tmp_path):
-    assert setting().examine().values.abs().max() == 0
+    assert setting().experience().values.abs().max() == 0
     config = tiny.ppo(policy.model_dir, scorer.model_dir, critic_init="reward", minibatches=1)
     at = Setting(config, tmp_path / "from reward")
     assert (
@@ -436,7 +439,7 @@ def test_the_reference_answers_have_mean_zero_and_deviation_one(policy, alone, t
 def test_the_learning_rate_anneals_per_optimizer_step(setting):
     config = dict(num_warmup_steps=2, lr_scheduler_type="linear", gradient_accumulation_steps=2)
     at = setting(**config, steps=3, ppo_epochs=2, minibatches=1)
-    r = at.examine()
+    r = at.experience()
     ppo.add_advantages(at.config, r, beta=0.0)
     seen = []
     for _ in range(6):  # steps x epochs x minibatches, whatever the accumulation

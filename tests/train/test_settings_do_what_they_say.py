@@ -6,7 +6,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from chatlib.data import shop, template
-from chatlib.maths.policy import ema_closed_form
 from chatlib.runs import checkpoints
 from chatlib.settings.stages import Lora
 from chatlib.train import engine, models, ppo, reward, rollout
@@ -138,6 +137,28 @@ def remember_engines(action) -> list:
 
 
 # --------------------------------------------------------------------------------- EMA
+def ema_closed_form(start, values, decay):
+    """``a_n = decay^n a_0 + (1 - decay) sum_k decay^(n - k) value_k``, in double precision."""
+    n = len(values)
+    weighted = sum(decay ** (n - k) * v.double() for k, v in enumerate(values, start=1))
+    return (decay**n * start.double() + (1 - decay) * weighted).float()
+
+
+def test_the_average_arrives_though_the_weights_are_in_bf16():
+    """2000 updates: an average in bf16 stays where it is, each step being below its spacing."""
+    line = torch.nn.Linear(64, 64, bias=False).to(torch.bfloat16)
+    start = line.weight.detach().float().clone()
+    ema = ppo.Ema(0.992, line)
+    line.weight.data.add_(0.01)
+    goal = line.weight.detach().clone()
+    for _ in range(2000):
+        ema.update()
+    torch.testing.assert_close(
+        ema.average[0], ema_closed_form(start, [goal] * 2000, 0.992), rtol=1e-4, atol=1e-6
+    )
+    assert (ema.average[0] - goal.float()).abs().max() < 1e-5
+
+
 def test_the_average_equals_its_closed_form(policy, scorer, tmp_path):
     """The weights after every update, against the sum that the recursion stands for."""
     seen = []
@@ -162,19 +183,21 @@ def test_the_average_equals_its_closed_form(policy, scorer, tmp_path):
 
 
 # --------------------------------------------------------------------------------- PTX
-def test_ptx_is_the_sft_loss_of_the_batch_times_its_coefficient(policy, scorer, tmp_path):
+def test_ptx_is_the_sft_loss_of_the_batch_times_its_coefficient(policy, scorer):
     tokenizer = models.load_tokenizer(policy.model_dir)
     config = tiny.ppo(policy.model_dir, scorer.model_dir, unsup_coef=0.5)
     actor = models.AnswerLM(models.load_policy(str(policy.model_dir), tokenizer))
     records = shop.demonstrations(6)
-    loss = ppo.ptx_loss(config, actor, records, tokenizer, 256, torch.device("cpu"))()
+    shown = ppo.demonstrations_of(config, records, tokenizer, 256)
+    total = torch.tensor(sum(sum(e.mask) for e in shown))
+    loss = ppo.ptx_loss(config, actor, shown, tokenizer.pad_token_id, total)
     log_probs = []
     for encoded in template.encode(tokenizer, [r.messages for r in records]):
         logp = actor.model(torch.tensor([encoded.ids])).logits[0].log_softmax(-1)[:-1]
         picked = logp.gather(-1, torch.tensor(encoded.ids[1:])[:, None]).squeeze(-1)
         log_probs.append(picked[torch.tensor(encoded.mask[1:]).bool()])
     torch.testing.assert_close(loss, -0.5 * torch.cat(log_probs).mean())
-    assert ppo.ptx_loss(tiny.ppo("a", "b"), actor, records, tokenizer, 256, None) is None
+    assert ppo.demonstrations_of(tiny.ppo("a", "b"), records, tokenizer, 256) == []
 
 
 def test_ptx_pulls_the_actor_towards_the_demonstrations(policy, scorer, tmp_path):
