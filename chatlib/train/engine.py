@@ -291,7 +291,7 @@ def log(net: Engine, recorder: Recorder, step: int, **figures: float | None) -> 
 
 @contextlib.contextmanager
 def whole(net: nn.Module) -> Iterator[None]:
-    """All weights of an engine (of a plain module, trivially) on every rank while the context lasts, gathered once.
+    """All weights of an engine on every rank while the context lasts, gathered once.
 
     At ZeRO stage 3 each layer is otherwise gathered again for every token of an answer, and a rank
     whose answers end early would leave the others waiting. A collective; weights may be read only.

@@ -96,7 +96,9 @@ def load_reward_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     What is too long loses its beginning, as the answer stands at the end.
     """
     name, options = _from(reference)
-    tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", **options)
+    tokenizer = AutoTokenizer.from_pretrained(
+        name, truncation_side="left", trust_remote_code=False, **options
+    )
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer

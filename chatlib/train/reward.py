@@ -67,8 +67,9 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
             state = {"tokens": tokens, "loss": loss}
             engine.save_checkpoint({"model": net}, config, recorder, done, state)
 
-    summary = {"examples": len(pairs), "tokens": tokens, "train_seconds": meter.seconds}
-    summary |= {**meter.rates(), "loss": loss, "data_report": report}
+    seconds = meter.seconds
+    summary = {"examples": len(pairs), "tokens": tokens, "train_seconds": seconds}
+    summary |= {**meter.rates(seconds), "loss": loss, "data_report": report}
     recorder.beat(config.steps, "normalise")
     summary |= normalise(net, config, tokenizer, data, recorder, device)
     recorder.beat(config.steps, "save")  # first: evaluating may fail, and weights would be lost

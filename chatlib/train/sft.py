@@ -65,7 +65,8 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
             state = {"tokens": tokens, "loss": loss}
             engine.save_checkpoint({"model": net}, config, recorder, done, state)
 
-    seconds, speed = meter.seconds, meter.rates()
+    seconds = meter.seconds
+    speed = meter.rates(seconds)
     recorder.beat(config.steps, "save")  # first: evaluating may fail, and weights would be lost
     engine.save_model(net, tokenizer, recorder.directory / "model")
     recorder.beat(config.steps, "evaluate")

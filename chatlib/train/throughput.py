@@ -79,6 +79,7 @@ class Meter:
         """Time since the beginning."""
         return time.perf_counter() - self.began
 
-    def rates(self) -> dict[str, float]:
-        """The figures of `rates` up to now."""
-        return rates(self.samples, self.tokens, self.flops, self.seconds, self.ranks)
+    def rates(self, seconds: float | None = None) -> dict[str, float]:
+        """The figures of `rates` up to now, or over so many seconds."""
+        seconds = self.seconds if seconds is None else seconds
+        return rates(self.samples, self.tokens, self.flops, seconds, self.ranks)

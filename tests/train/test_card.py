@@ -3,6 +3,7 @@
 Marked `gpu`: on a CPU they hold for its own generator, its own bf16 and its own AdamW.
 """
 
+import faults
 import pytest
 import tiny_stages as tiny
 import torch
@@ -25,28 +26,27 @@ def recorder(tmp_path):
 
 
 def four(policy, scorer, recorder, **changes):
-    """A configuration of PPO, its tokenizer and its four models on this device."""
+    """A configuration of PPO and its four models on this device."""
     config = tiny.ppo(policy.model_dir, scorer.model_dir, **changes)
-    tokenizer = models.load_tokenizer(config.model)
-    return config, tokenizer, ppo.four_models(config, tokenizer, DEVICE, recorder)
+    return config, ppo.load_models(config, DEVICE, recorder)
 
 
 def test_the_first_ratio_is_one_within_what_bf16_can_tell(policy, scorer, recorder):
     """A logit below 8 is rounded by at most 1/64, and a log-probability by about twice that."""
-    config, tokenizer, nets = four(policy, scorer, recorder, dtype="bf16")
+    config, nets = four(policy, scorer, recorder, dtype="bf16")
     asked = torch.randint(10, 300, (8, 20)).tolist()
     answers = torch.randint(10, 300, (8, 12)).tolist()
-    r = ppo.examine(config, asked, answers, *nets, tokenizer)
+    r = ppo.make_experience(config, nets, asked, answers)
     ppo.add_advantages(config, r, config.kl_ctl)
     again = r.take([7, 2, 5])  # another batch, other kernels
-    logp, _ = ppo.log_probs(nets[0], again, tokenizer.pad_token_id, config.temperature)
+    logp, _ = ppo.log_probs(nets.actor, again, nets.pad, config.temperature)
     assert logp.dtype == r.old_logp.dtype == torch.float32
     assert (logp - again.old_logp).abs().max() < 1 / 32
 
 
 def test_what_is_drawn_after_a_resume_is_what_would_have_been(policy, scorer, tmp_path, recorder):
-    config, _, nets = four(policy, scorer, recorder)
-    engines = {"actor": nets[0], "critic": nets[1]}
+    config, nets = four(policy, scorer, recorder)
+    engines = {"actor": nets.actor, "critic": nets.critic}
     torch.rand(3, device=DEVICE)
     engine.save_checkpoint(engines, config, recorder, 1, {})
     wanted = torch.rand(5, device=DEVICE)
@@ -65,8 +65,8 @@ def test_fused_adamw_continues_what_two_ranks_began(alone, tmp_path, monkeypatch
             patch.setenv(f"CHATLIB_{name}", str(value))
         patch.setenv("DS_ACCELERATOR", "cpu")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        patch.setenv("CHATLIB_FAULT", "rank=1,step=3,kind=kill")
-        with pytest.raises(RankFailed):
+        patch.setenv("FAULT", "rank=1,step=3,kind=kill")
+        with faults.faulty(), pytest.raises(RankFailed):
             launch(settings)
     half = next(tmp_path.glob("sft-*/checkpoint/step*"))
     config = tiny.sft(zero_stage=2, ranks=1, steps=4, dtype="fp32")

@@ -136,19 +136,17 @@ def test_ppos_iteration_takes_what_was_predicted(alone, size, again, tmp_path, r
         max_answer_tokens=64,
         gradient_checkpointing=again,
     )
-    tokenizer = models.load_tokenizer(config.model)
-    actor, critic, reference, scorer = ppo.four_models(config, tokenizer, CPU, recorder)
+    nets = ppo.load_models(config, CPU, recorder)
     asked, answers, held = tokens(8, 96), tokens(8, 64), {}
 
     def iteration(count):
-        held["rollout"] = count(lambda: ppo.generate(config, actor, asked, tokenizer))
-        four = actor, critic, reference, scorer
-        held["scoring"] = count(lambda: kept.append(examine(*four)))
+        held["rollout"] = count(lambda: ppo.generate(config, nets.actor, asked, nets.tokenizer))
+        held["scoring"] = count(lambda: kept.append(experience()))
         ppo.add_advantages(config, kept[-1], config.kl_ctl)
-        held["learning"] = count(lambda: ppo.update(config, kept[-1], actor, critic, 0, 0.1))
+        held["learning"] = count(lambda: ppo.update(config, nets, kept[-1], 0.1))
 
-    def examine(*four):
-        return ppo.examine(config, asked, answers, *four, tokenizer)
+    def experience():
+        return ppo.make_experience(config, nets, asked, answers)
 
     kept = []
     iteration(lambda work: work())
