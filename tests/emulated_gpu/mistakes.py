@@ -98,8 +98,8 @@ def states_behind(*args, initialize=engine.initialize, **kwargs):
 
 SUM, MAX, draw = dist.ReduceOp.SUM, dist.ReduceOp.MAX, rollout.draw
 MISTAKES = {
-    "a batch stays in host memory": (sft, collate, "place", lambda device, *x: list(x)),
-    "only a batch's ids are moved": (sft, collate, "place", first_only),
+    "a batch stays in host memory": (sft, collate, "to_device", lambda device, *x: list(x)),
+    "only a batch's ids are moved": (sft, collate, "to_device", first_only),
     "labels stay in host memory": (
         sft,
         models,

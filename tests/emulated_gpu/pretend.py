@@ -15,7 +15,12 @@ def begin(rank: int, world: int, port: int) -> None:
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update(DS_ACCELERATOR="cuda", CHATLIB_DEVICE="cuda")
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo", CHATLIB_PROGRESS="none")
-    sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "train"), str(HERE)]
+    sys.path[:0] = [
+        str(HERE.parents[1]),
+        str(HERE.parent / "train"),
+        str(HERE.parent / "launch"),
+        str(HERE),
+    ]
     import fake_cuda
     import fake_nccl
     import torch.distributed as dist
