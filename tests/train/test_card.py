@@ -3,6 +3,8 @@
 Marked `gpu`: on a CPU they hold for its own generator, its own bf16 and its own AdamW.
 """
 
+from pathlib import Path
+
 import faults
 import pytest
 import tiny_stages as tiny
@@ -65,6 +67,7 @@ def test_fused_adamw_continues_what_two_ranks_began(alone, tmp_path, monkeypatch
             patch.setenv(f"CHATLIB_{name}", str(value))
         patch.setenv("DS_ACCELERATOR", "cpu")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("PYTHONPATH", str(Path(faults.__file__).parent))
         patch.setenv("FAULT", "rank=1,step=3,kind=kill")
         with faults.faulty(), pytest.raises(RankFailed):
             launch(settings)

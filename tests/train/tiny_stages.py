@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
-import faults
 import pytest
 import torch
 from transformers import (
@@ -67,11 +67,14 @@ def place() -> tuple[int, int]:
 
 def launched(stage: str, home: Path, inputs: dict[str, str]) -> Path:
     """The directory of a launch in two ranks of a test's own stage, a module in this folder."""
+    import faults  # here: a rank that imports this module finds its own folder only
+
     write_json(home / "inputs.json", inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLIB_RUNS", str(home))
         patch.setenv("CHATLIB_PROGRESS", "none")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        folders = (Path(__file__).parent, Path(__file__).parents[1] / "launch")
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
         with faults.stage(stage):
             return launch(sft(ranks=2), timeout=300).directory
 
