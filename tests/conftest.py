@@ -6,6 +6,8 @@ import faults
 import pytest
 from launches import use
 
+from chatlib.runs import mutations
+
 # Several test processes share the cores: with more threads than cores they wait for each other
 # (on two cores all unit tests took 173 s with two threads each, 64 s with one).
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -24,6 +26,13 @@ def pytest_runtest_makereport():
         report.outcome = "failed"
         report.longrepr = f"left out though {NO_SKIPS} is set: {report.longrepr[-1]}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def unmutated():
+    """No test leaves its mutations to the next: `monkeypatch` may bring one back that had ended."""
+    yield
+    os.environ.pop(mutations.VARIABLE, None)
 
 
 @pytest.fixture

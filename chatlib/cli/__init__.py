@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; no process of a launch is left", file=sys.stderr)
+        print("interrupted; no process of the launch is left", file=sys.stderr)
         return 130
 
 
