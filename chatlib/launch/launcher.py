@@ -383,7 +383,7 @@ def _start(job: Job, port: int, checkpoint: Path | None, log: Path) -> subproces
         inherited["DS_ENV_FILE"] = str(directory / "exports.txt")
     with writable(directory), open(log, "ab") as output:
         return subprocess.Popen(
-            [str(plan.executable()), *arguments[1:]],
+            [str(plan.executable(arguments[0])), *arguments[1:]],
             env=inherited | plan.environment(ranks, job.several),
             stdin=subprocess.PIPE,  # never written: its end tells the ranks that we have died
             stdout=output,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -50,22 +51,29 @@ def command(
 ) -> list[str]:
     """The DeepSpeed command of a launch on this machine, or on `several`.
 
-    Which GPUs of a machine these are is no matter of the command: see `device.selection`.
+    On one machine it is what `deepspeed --num_gpus` would start after importing torch and
+    DeepSpeed once more, which takes seconds: DeepSpeed's launcher of a node. Which GPUs of a
+    machine these are is no matter of the command: see `device.selection`.
     """
-    devices = ["--num_gpus", ranks]
+    worker = ["--module", "chatlib.train.worker", "--run", directory]
+    worker += ["--checkpoint", checkpoint] if checkpoint else []
     if several:
         devices = ["--hostfile", directory / "hostfile", "--num_nodes", len(several.slots)]
-        devices += ["--master_addr", several.master]
+        devices += ["--master_addr", several.master, "--master_port", port]
         if several.here is not None:
             devices += ["--no_ssh", "--node_rank", several.here]
-    worker = ["--module", "chatlib.train.worker", "--run", directory]
-    resumed = ["--checkpoint", checkpoint] if checkpoint else []
-    parts = ["deepspeed", *devices, "--master_port", port, *worker, *resumed]
+        parts = ["deepspeed", *devices, *worker]
+    else:
+        world = base64.urlsafe_b64encode(json.dumps({"localhost": [*range(ranks)]}).encode())
+        meeting = [f"--world_info={world.decode()}", f"--master_port={port}"]
+        parts = ["python", "-u", "-m", "deepspeed.launcher.launch", *meeting, *worker]
     return [str(part) for part in parts]
 
 
-def executable() -> Path:
-    """The `deepspeed` command that belongs to this Python."""
+def executable(name: str) -> Path:
+    """Where a command lies: this Python, or the `deepspeed` that belongs to it."""
+    if name == "python":
+        return Path(sys.executable)
     beside = Path(sys.executable).parent / "deepspeed"
     found = beside if beside.is_file() else shutil.which("deepspeed")
     if not found:

@@ -98,7 +98,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(home, capsys, monkeypatch)
     monkeypatch.setattr(plan, "cores", lambda: 8)
     run = launch(config(batch_size=24, gradient_accumulation_steps=3), dry_run=True)
     printed = capsys.readouterr().out
-    assert "deepspeed --num_gpus 2 --master_port PORT --module chatlib.train.worker" in printed
+    assert "--master_port=PORT --module chatlib.train.worker --run" in printed
     assert "OMP_NUM_THREADS=4" in printed and "DS_ACCELERATOR" not in printed
     assert "4 micro x 3 accumulation x 2 ranks = 24 examples" in printed
     assert "weights 2.0 MiB" in printed and '"gradient_accumulation_steps": 3' in printed
