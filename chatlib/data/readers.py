@@ -312,7 +312,11 @@ def _text(row: dict, name: str, where: str = "") -> str:
 
 
 def _turns(
-    value: object, where: str, role: str = "role", content: str = "content", roles=None
+    value: object,
+    where: str,
+    role: str = "role",
+    content: str = "content",
+    roles: dict[str, str] | None = None,
 ) -> list[dict]:
     """A list of turns as messages; complaints use the field names of the file."""
     roles = roles or {r: r for r in ROLES}

@@ -145,7 +145,12 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: list[list[dict]]) ->
     return out
 
 
-def _rendered_up_to(tokenizer, messages, jobs: list[tuple[int, int]], whole: list[str]) -> list:
+def _rendered_up_to(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[list[dict]],
+    jobs: list[tuple[int, int]],
+    whole: list[str],
+) -> list[str]:
     """Dialogue i up to its turn k for each (i, k); one that ends there is in ``whole``."""
     last = [k + 1 == len(messages[i]) for i, k in jobs]
     rest = [messages[i][: k + 1] for (i, k), at_end in zip(jobs, last) if not at_end]
