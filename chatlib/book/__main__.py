@@ -30,7 +30,10 @@ def refresh(names: list[str]) -> None:
 def gather(seconds: dict[str, float], folder: Path) -> None:
     """Add what the executed pages recorded to the figures, with seconds and provenance."""
     total = round(sum(seconds.values()), 1)
-    own = {"book": {"pages": seconds}, "provenance": {"book": origin()}}
+    own: dict[str, dict[str, object]] = {
+        "book": {"pages": seconds},
+        "provenance": {"book": origin()},
+    }
     if set(seconds) >= {path.stem for path in pages.notebooks()}:  # of the whole book only
         own["book"]["seconds"] = total
     figures = results.merge(results.read(folder / "results.json"), own)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pandas as pd
+
 from chatlib.data import shop
 from chatlib.evaluate import policy, winrate
 from chatlib.lab import Run, trained
@@ -56,7 +58,7 @@ def one_seed(seed: int) -> dict[str, float]:
     }
 
 
-def verdicts(run: Run, cases: list[shop.Scenario]):
+def verdicts(run: Run, cases: list[shop.Scenario]) -> pd.DataFrame:
     """The gold judge's table for a run's model on the cases."""
     tokenizer = models.load_tokenizer(run.reference)
     return policy.assess(models.load_policy(run.reference, tokenizer), tokenizer, cases)

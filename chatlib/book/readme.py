@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chatlib.book import pages
 from chatlib.lab import results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 README = pages.ROOT / "README.md"
 PICTURE = pages.NOTEBOOKS / "static" / "result.svg"
@@ -44,9 +48,9 @@ def table(figures: dict) -> str:
     return "\n".join([*lines, "", _origin(figures)])
 
 
-def at(figures: dict, key: str) -> object:
+def at(figures: dict, key: str) -> Any:
     """The figure at a dotted key; None when it was not measured. ``a[].b`` is the list of b's."""
-    here: object = figures
+    here: Any = figures  # what JSON can hold
     for part in key.split("."):
         name = part.removesuffix("[]")
         if isinstance(here, list):
@@ -137,9 +141,15 @@ def picture(figures: dict, path: Path) -> None:
 
     seeds = at(figures, "ppo.seeds") or []
     before, after = (at(figures, f"ppo.components.{when}") or {} for when in ("before", "after"))
-    settings = {"svg.hashsalt": "chatlib", "svg.fonttype": "path", "font.size": 10}
-    settings |= {"axes.spines.top": False, "axes.spines.right": False}
-    with pyplot.rc_context(settings):
+    with pyplot.rc_context(
+        {
+            "svg.hashsalt": "chatlib",
+            "svg.fonttype": "path",
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
         panels = 2 if after else 1
         figure, axes = pyplot.subplots(
             1, panels, figsize=(4 * panels, 2.8), layout="constrained", squeeze=False
@@ -153,7 +163,7 @@ def picture(figures: dict, path: Path) -> None:
         pyplot.close(figure)
 
 
-def _seeds(axes: object, seeds: list[dict]) -> None:
+def _seeds(axes: Axes, seeds: list[dict]) -> None:
     """One arrow a seed, from the SFT model's gold reward to the PPO model's."""
     for number, seed in enumerate(seeds):
         before, after = seed["gold_before"], seed["gold_after"]
@@ -166,7 +176,7 @@ def _seeds(axes: object, seeds: list[dict]) -> None:
     axes.invert_yaxis()
 
 
-def _parts(axes: object, before: dict, after: dict) -> None:
+def _parts(axes: Axes, before: dict, after: dict) -> None:
     """The components of the gold reward, before and after, as paired bars."""
     names = list(after)
     rows = range(len(names))

@@ -74,7 +74,7 @@ def words(field: FieldInfo) -> Any:
         return bool
     if allowed := stages.choices(annotation):
         none = ["None"] if type(None) in get_args(annotation) else []
-        return Literal[(*map(str, allowed), *none)]  # type: ignore[misc]
+        return Literal[(*map(str, allowed), *none)]
     if get_origin(annotation) is tuple:
         return tuple[tuple(str for _ in get_args(annotation))]  # type: ignore[misc]
     return list[str] if get_origin(annotation) is list else str

@@ -67,11 +67,11 @@ def command(stage: str) -> Callable[..., int]:
     model = STAGES[stage]
     train.__doc__ = (model.__doc__ or "").split("\n")[0]
     train.__name__ = stage
-    typed = options.settings_type(model)
+    unprefixed: Any = OmitArgPrefixes  # of a type that is made here, which no checker can know
     train.__annotations__ = {
         "launching": OmitArgPrefixes[Launching],
         "start": OmitArgPrefixes[Start],
-        "settings": OmitArgPrefixes[typed],
+        "settings": unprefixed[options.settings_type(model)],
         "return": int,
     }
     return train
@@ -156,8 +156,8 @@ def slurm(
         else profiles.recipe(name, seed, at)
         for name in stages
     ]
-    limits = {"time": time, "resume": resume, "timeout": timeout}
-    print(slurm.script(configs, nodes or at.nodes, not cpu, **limits), end="")
+    text = slurm.script(configs, nodes or at.nodes, not cpu, time, resume, timeout)
+    print(text, end="")
     return 0
 
 

@@ -12,6 +12,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code - 0xF
 _WIDE[0x3000] = ord(" ")
 
 
-def normal_form(text: str, form: str = "NFC") -> str:
+def normal_form(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
     """Equal-looking text with equal code points: NFC composes (e + ´ -> é), NFKC also replaces
     what is only a variant: ﬁ -> fi, ² -> 2, full-width １ -> 1, and Chinese ，-> , with it.
     """

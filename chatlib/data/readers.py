@@ -127,8 +127,9 @@ def _convert(
         if line is None:
             break
         try:
-            record = convert(_usable(row))
-            meta = row["meta"] if isinstance(row.get("meta"), dict) else {}
+            raw = _usable(row)
+            record = convert(raw)
+            meta = raw["meta"] if isinstance(raw.get("meta"), dict) else {}
             record.meta.update(meta, source=label, line=line)
             reading.records.append(record)
         except BadRecord as error:
@@ -234,7 +235,7 @@ def _document_rows(path: Path, opener: Callable) -> Iterator[tuple[int, object]]
     """
     text = _whole_text(path, opener)
     decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
-    at = between.match(text, re.match(r"\s*\[?", text).end()).end()
+    at = _past(between, text, _past(re.compile(r"\s*\[?"), text, 0))
     indent = text[text.rfind("\n", 0, at) + 1 : at]
     again = re.compile(rf"\n{re.escape(indent if indent.isspace() else '')}(?=\{{)")
     line, counted = 1, 0
@@ -251,7 +252,13 @@ def _document_rows(path: Path, opener: Callable) -> Iterator[tuple[int, object]]
             at = found.end()
         else:
             yield line, _too_long(end - at) if end - at > MAX_BYTES else value
-            at = between.match(text, end).end()
+            at = _past(between, text, end)
+
+
+def _past(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Where a match that begins at ``at`` ends; ``at`` itself without one."""
+    found = pattern.match(text, at)
+    return found.end() if found else at
 
 
 def _whole_text(path: Path, opener: Callable) -> str:
@@ -305,7 +312,11 @@ def _text(row: dict, name: str, where: str = "") -> str:
 
 
 def _turns(
-    value: object, where: str, role: str = "role", content: str = "content", roles=None
+    value: object,
+    where: str,
+    role: str = "role",
+    content: str = "content",
+    roles: dict[str, str] | None = None,
 ) -> list[dict]:
     """A list of turns as messages; complaints use the field names of the file."""
     roles = roles or {r: r for r in ROLES}
@@ -455,7 +466,10 @@ def _has(*names: str) -> Callable[[dict], bool]:
 FORMATS: dict[str, tuple[Callable[[dict], Record], Callable[[dict], bool]]] = {
     "messages": (_from_messages, _has("messages")),
     "sharegpt": (_from_sharegpt, _has("conversations")),
-    "alpaca": (_from_alpaca, lambda row: "instruction" in row and {"output", "chosen"} & set(row)),
+    "alpaca": (
+        _from_alpaca,
+        lambda row: "instruction" in row and bool({"output", "chosen"} & set(row)),
+    ),
     "hh": (
         _from_hh,
         lambda row: (

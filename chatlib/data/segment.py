@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from types import ModuleType
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)*(?!\w)|\w+(?:['’]\w+)*|[^\w\s]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
@@ -50,7 +51,7 @@ def words(text: str, language: str | None = None) -> list[str]:
     return [text[i:j] for i, j in word_spans(text, language)]
 
 
-def dictionary():
+def dictionary() -> ModuleType:
     """jieba, silent; its dictionary is loaded at first use (about a second)."""
     import jieba
 

@@ -500,8 +500,8 @@ def raw(n: int, seed: int = 0) -> list[dict]:
     Each item has ``messages`` (messy), ``clean`` (as written), ``mess`` (what was done to it)
     and ``language``. About one in twenty is Chinese.
     """
-    rng, out = Random(f"raw {seed}"), []
-    stream = scenarios(seed)
+    rng, stream = Random(f"raw {seed}"), scenarios(seed)
+    out: list[dict] = []
     while len(out) < n:
         if out and rng.random() < 0.08:
             out.append(_again(rng, rng.choice(out)))

@@ -6,22 +6,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
+from typing import Generic, TypeVar, overload
 
 from chatlib.data import readers, shop, split
 from chatlib.data.schema import Dialogue, Preference, Record
-from chatlib.settings.stages import Reads, Source, StageConfig
+from chatlib.settings.stages import Reads, RewardConfig, SFTConfig, Source, StageConfig
+
+Kind = TypeVar("Kind", bound=Record, covariant=True)
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Generic[Kind]):
     """Records of one stage; ``report`` says for each source what was kept, and what not."""
 
-    train: list[Record]
-    held_out: list[Record]
+    train: list[Kind]
+    held_out: list[Kind]
     report: list[str] = field(default_factory=list)
 
 
-def load(config: StageConfig) -> Data:
+@overload
+def load(config: SFTConfig) -> Data[Dialogue]: ...
+@overload
+def load(config: RewardConfig) -> Data[Preference]: ...
+@overload
+def load(config: StageConfig) -> Data[Record]: ...
+def load(config: StageConfig) -> Data[Record]:
     """The records of the stage's part, in the kind that it reads; no other part sees their prompts.
 
     ``config.reads`` says which: demonstrations are dialogues (of a preference the chosen answer),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from chatlib.data.schema import BadRecord
 
@@ -102,11 +102,12 @@ def render(
     if not dialogues:
         return []
     special = special_tokens(tokenizer)
-    return tokenizer.apply_chat_template(
+    texts = tokenizer.apply_chat_template(
         [[_harmless(special, m) for m in messages] for messages in dialogues],
         tokenize=False,
         add_generation_prompt=prompt,
     )
+    return cast("list[str]", texts)  # one text a dialogue, as they are several and not tokenized
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -144,7 +145,12 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: list[list[dict]]) ->
     return out
 
 
-def _rendered_up_to(tokenizer, messages, jobs: list[tuple[int, int]], whole: list[str]) -> list:
+def _rendered_up_to(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[list[dict]],
+    jobs: list[tuple[int, int]],
+    whole: list[str],
+) -> list[str]:
     """Dialogue i up to its turn k for each (i, k); one that ends there is in ``whole``."""
     last = [k + 1 == len(messages[i]) for i, k in jobs]
     rest = [messages[i][: k + 1] for (i, k), at_end in zip(jobs, last) if not at_end]

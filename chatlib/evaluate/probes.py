@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from random import Random
 
@@ -29,7 +29,7 @@ SPOIL: dict[str, Callable[[str], str]] = {
 def flawless(n: int, seed: int = policy.UNSEEN) -> list[tuple[shop.Scenario, str]]:
     """``n`` scenarios with an answer that states a number and that nothing is wrong with."""
 
-    def found():
+    def found() -> Iterator[tuple[shop.Scenario, str]]:
         rng = Random(seed)
         for case in shop.scenarios(seed):
             marked, made = shop.answer(rng, case)

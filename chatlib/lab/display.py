@@ -168,7 +168,8 @@ def progress(name: str, steps: int) -> Iterator[Callable[[list[dict], list[str]]
 
     The function says the lines of the data report once, on the terminal and in no stored output.
     """
-    shown, told = displays(name, steps), []
+    shown = displays(name, steps)
+    told: list[str] = []
 
     def update(rows: list[dict], report: Sequence[str] = ()) -> None:
         if report and not told and way() != "none":

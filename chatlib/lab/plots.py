@@ -343,7 +343,7 @@ def transformer_block() -> Figure:
             0, back, "+", ha="center", va="center", bbox={"boxstyle": "circle", "fc": "white"}
         )
     for text, x, y, colour in _BLOCK:
-        box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": COLOURS[colour]}
-        axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=box)
+        frame = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": COLOURS[colour]}
+        axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=frame)
     axes.text(-0.12, 3.0, "residual stream", rotation=90, ha="right", va="center", fontsize=9)
     return figure

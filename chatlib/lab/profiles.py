@@ -83,7 +83,7 @@ class Profile(Strict):
 SHOP = {"split": (6, 2, 2)}  # the shop invents as much as is asked: SFT gets the larger share
 
 
-def sft(seed: int, at: Profile, **changes) -> SFTConfig:
+def sft(seed: int, at: Profile, **changes: Any) -> SFTConfig:
     """The policy that imitates the demonstrations."""
     settings = dict(
         records=24_000,
@@ -96,7 +96,7 @@ def sft(seed: int, at: Profile, **changes) -> SFTConfig:
     return SFTConfig(**SHOP | settings | at.of("sft") | changes)
 
 
-def reward(seed: int, at: Profile, **changes) -> RewardConfig:
+def reward(seed: int, at: Profile, **changes: Any) -> RewardConfig:
     """The reward model of the book."""
     settings = dict(
         model=_run(sft(seed, at)),
@@ -110,13 +110,13 @@ def reward(seed: int, at: Profile, **changes) -> RewardConfig:
     return RewardConfig(**SHOP | settings | at.of("reward") | changes)
 
 
-def weak_reward(seed: int, at: Profile, **changes) -> RewardConfig:
+def weak_reward(seed: int, at: Profile, **changes: Any) -> RewardConfig:
     """A reward model of few pairs, easily fooled: what over-optimisation needs (chapter 6)."""
     settings = dict(model=_run(sft(seed, at)), records=160, held_out=16, steps=20, seed=seed)
     return RewardConfig(**SHOP | settings | at.of("weak_reward") | changes)
 
 
-def ppo(seed: int, at: Profile, **changes) -> PPOConfig:
+def ppo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     """The policy tuned against the reward model."""
     settings = dict(
         model=_run(sft(seed, at)),
@@ -129,7 +129,7 @@ def ppo(seed: int, at: Profile, **changes) -> PPOConfig:
     return PPOConfig(**SHOP | settings | at.of("ppo") | changes)
 
 
-def overoptimised(seed: int, at: Profile, **changes) -> PPOConfig:
+def overoptimised(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     """PPO against the weak reward model without any KL penalty."""
     settings = dict(
         reward_model=_run(weak_reward(seed, at)),
@@ -142,7 +142,7 @@ def overoptimised(seed: int, at: Profile, **changes) -> PPOConfig:
     return ppo(seed, at, **settings | own | changes)
 
 
-def control(seed: int, at: Profile, **changes) -> PPOConfig:
+def control(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     """As `overoptimised`, but for beta."""
     own = at.settings.get("control", {})
     return overoptimised(seed, at, **{"kl_ctl": 0.5} | own | changes)
@@ -327,7 +327,7 @@ def table() -> pandas.DataFrame:
 
 
 def recipe(
-    name: str, seed: int = 0, profile: str | Path | Profile | None = None, **changes
+    name: str, seed: int = 0, profile: str | Path | Profile | None = None, **changes: Any
 ) -> StageConfig:
     """The configuration of one of the book's runs; ``changes`` replace fields of it.
 
@@ -339,7 +339,7 @@ def recipe(
 
 
 def trained(
-    name: str, seed: int = 0, profile: str | Path | Profile | None = None, **changes
+    name: str, seed: int = 0, profile: str | Path | Profile | None = None, **changes: Any
 ) -> Run:
     """The finished run of a recipe; what it builds on, and itself, is trained where missing."""
     at = choose(profile)

@@ -38,8 +38,9 @@ def nested(figures: dict[str, object]) -> dict:
     """``{"a.b": 1, "a.c": 2}`` as ``{"a": {"b": 1, "c": 2}}``."""
     tree: dict = {}
     for key, value in figures.items():
-        branch: object = value
-        for part in reversed(key.split(".")):
+        *groups, name = key.split(".")
+        branch = {name: value}
+        for part in reversed(groups):
             branch = {part: branch}
         tree = merge(tree, branch)
     return tree

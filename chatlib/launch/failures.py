@@ -199,7 +199,7 @@ def describe_code(code: int) -> str:
     """An exit code in words; negative codes are signals."""
     if code >= 0:
         return f"exit code {code}"
-    causes = {
+    causes: dict[int, str] = {
         signal.SIGKILL: ", probably out of memory",
         signal.SIGBUS: ", probably shared memory full",
     }

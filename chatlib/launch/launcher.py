@@ -240,7 +240,7 @@ def _train(job: Job) -> None:
     """The launch proper, with its outcome written into the manifest."""
     run, started = job.run, time.time()
     checkpoint = prepare(run.directory, job.resume)
-    outcome = {"status": "failed"}
+    outcome: dict[str, str | float] = {"status": "failed"}
     try:
         with writable(run.directory):
             _write_start(job, started)
@@ -315,7 +315,7 @@ def _run_group(job: Job, checkpoint: Path | None, port: int | None = None) -> No
     Without a port, which a further node was told, this process begins the run.
     """
     run, ranks = job.run, job.config.ranks
-    node = job.several.here if job.follows else ""
+    node = job.several.here if job.several and job.follows else ""
     log = run.directory / "log" / f"launcher{node}.txt"
     if port is None:
         port = job.port or plan.free_port()
@@ -398,7 +398,8 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
     hosts = job.several.host_of_rank if job.several else []
     beats = [(0.0, time.monotonic())] * ranks  # (a rank's own time, when we saw it)
     with job.progress(run.name, job.config.steps) as show:
-        metrics, report = Tail(run.directory / "metrics.jsonl"), []
+        metrics = Tail(run.directory / "metrics.jsonl")
+        report: list[str] = []
         while process.poll() is None:
             if job.is_watched:
                 meeting.still_here(run.directory)
@@ -469,7 +470,8 @@ def end_group(
         os.killpg(process.pid, signal.SIGKILL)
         raise
     finally:
-        process.stdin.close()
+        if process.stdin:
+            process.stdin.close()
     process.wait()
 
 

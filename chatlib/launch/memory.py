@@ -84,7 +84,7 @@ def role_memory(config: StageConfig, device: str, role: Role, shapes: Shapes) ->
         parts["bucket"] = WIDTH[dtype] * (bucket if on_card else min(bucket, weights))
     if role == "model":
         return parts
-    away = role == "actor" and config.offload_reference_model
+    away = isinstance(config, PPOConfig) and role == "actor" and config.offload_reference_model
     kept = state_bytes(weights, 0, config.ranks, 3 if away else stage, dtype)["weights"]
     return parts | {"reference and reward model": 0 if away and on_card else kept}
 
@@ -197,13 +197,18 @@ def trained_models(config: StageConfig) -> dict[Role, Shapes | None]:
     return {role: shapes_of(model) for role, model in started_from(config).items()}
 
 
-def checkpoint_bytes(config: StageConfig, device: str) -> int:
-    """Predicted bytes of a rank's part of a checkpoint; rank 0 adds PPO's moving average."""
+def checkpoint_bytes(config: StageConfig, device: str) -> int | None:
+    """Predicted bytes of a rank's part of a checkpoint; rank 0 adds PPO's moving average.
+
+    None when the model's size is not known here, as of `memory`.
+    """
     size = 0
     for role, shapes in trained_models(config).items():
+        if shapes is None:
+            return None
         parts = states(config, device, role, shapes)
         size += parts["weights"] + parts["optimizer"]
-        if role == "actor" and config.enable_ema:
+        if isinstance(config, PPOConfig) and role == "actor" and config.enable_ema:
             size += trained(shapes, None) * WIDTH[resolve_dtype(config, device)]
     return size
 

@@ -149,13 +149,12 @@ def describe(
 
 def _memory_lines(config: StageConfig, device: str) -> list[str]:
     """Memory and checkpoint size, or why they are not known."""
-    parts = memory(config, device)
-    if parts is None:
+    parts, held = memory(config, device), checkpoint_bytes(config, device)
+    if parts is None or held is None:
         return ["memory       unknown: a model is not on this machine, or not trained yet"]
     shown = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items())
     if "activations" not in parts:
         shown += "; activations, unknown for this model, come on top"
-    held = checkpoint_bytes(config, device)
     kept = f"{config.keep_checkpoints} kept" if config.save_every else "none: save_every is 0"
     return [
         f"memory/rank  {mebibytes(sum(parts.values()))} = {shown}",

@@ -27,8 +27,8 @@ SHARING = frozenset({"ranks", "gradient_accumulation_steps"})  # how, not which 
 def planned_checkpoint(run: Run, config: StageConfig, prints: dict[str, str]) -> Path | None:
     """Where the checkpoint lies, or will lie, from which `resume` continues."""
     source = run_to_continue(run, config, prints)
-    found = source and newest_checkpoint(source.directory)
-    return found and checkpoint_path(run.directory, checkpoint_step(found))
+    found = newest_checkpoint(source.directory) if source else None
+    return checkpoint_path(run.directory, checkpoint_step(found)) if found else None
 
 
 def run_to_continue(

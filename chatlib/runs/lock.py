@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from chatlib.runs.files import RunError
 
@@ -32,7 +33,7 @@ def held(directory: Path) -> Iterator[None]:
                 file.truncate(0)
 
 
-def _take(file, directory: Path) -> None:
+def _take(file: TextIO, directory: Path) -> None:
     """Lock an open file and write into it who we are."""
     file.seek(0)
     said, locks = file.read(), True

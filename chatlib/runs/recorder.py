@@ -32,7 +32,9 @@ class Tail:
     """Follows a file of JSON lines that grows; `rows` holds what was read so far."""
 
     def __init__(self, path: Path):
-        self.path, self.rows, self._offset, self._inode = path, [], 0, None
+        self.path, self._offset = path, 0
+        self.rows: list[dict] = []
+        self._inode: int | None = None
 
     def read(self) -> bool:
         """Take up new whole lines, or all lines of a file that was rewritten; True if any."""

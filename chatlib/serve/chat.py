@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatlib.data.template import encode_prompts
 from chatlib.runs import identity
+from chatlib.runs.store import Run
 from chatlib.settings.device import accelerator
 
 if TYPE_CHECKING:
@@ -33,11 +34,8 @@ class ChatError(ValueError):
 # --- loading
 
 
-def _folder(reference: object) -> Path | None:
-    """The local folder of a Run, a path (a run's directory too) or run:NAME; None for hub:NAME."""
-    place = identity.resolve(getattr(reference, "model_dir", reference))
-    if not isinstance(place, Path):
-        return None
+def _folder(place: Path) -> Path:
+    """The folder itself, or its `model`, after a look at whether it holds all that a chat needs."""
     place = place / "model" if (place / "model/config.json").is_file() else place
     if not any(place.glob("*.safetensors")):
         raise ChatError(
@@ -68,7 +66,7 @@ class Assistant:
         return encode_prompts(self.tokenizer, [messages])[0]
 
 
-def load(reference: object, name: str | None = None) -> Assistant:
+def load(reference: Run | Path | str, name: str | None = None) -> Assistant:
     """Load a finished `Run`, a model folder, ``run:NAME`` or ``hub:NAME[@REVISION]``.
 
     Only safetensors weights are read. Raises `ChatError` when the folder lacks weights, a
@@ -78,13 +76,14 @@ def load(reference: object, name: str | None = None) -> Assistant:
 
     from chatlib.train.models import no_bar
 
-    folder = _folder(reference)
-    place, revision = (str(folder), None) if folder else identity.resolve(reference)
-    options = {"revision": revision, "local_files_only": folder is not None}
+    found = identity.resolve(reference.model_dir if isinstance(reference, Run) else reference)
+    local = isinstance(found, Path)
+    place, revision = (str(_folder(found)), None) if isinstance(found, Path) else found
+    options = {"revision": revision, "local_files_only": local}
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     if not tokenizer.chat_template:
         raise ChatError(f"{place} has no chat template; set `tokenizer.chat_template` and save it")
-    with no_bar() if folder else contextlib.nullcontext():
+    with no_bar() if local else contextlib.nullcontext():
         model = AutoModelForCausalLM.from_pretrained(
             place, dtype="auto", use_safetensors=True, trust_remote_code=False, **options
         )

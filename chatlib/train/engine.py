@@ -16,16 +16,17 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatlib.runs import checkpoints
 from chatlib.runs.recorder import Recorder
-from chatlib.settings.deepspeed import Role, deepspeed_json, frozen_json, resolve_dtype
+from chatlib.settings.deepspeed import DType, Role, deepspeed_json, frozen_json, resolve_dtype
 from chatlib.settings.device import accelerator
 from chatlib.settings.stages import StageConfig
 from chatlib.train import models
@@ -38,8 +39,43 @@ import deepspeed  # noqa: E402
 from deepspeed.checkpoint import ds_to_universal  # noqa: E402
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer  # noqa: E402
 
-Engine = deepspeed.DeepSpeedEngine
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+
+    class Monitor:
+        """Where an engine writes figures beside ours, if it was asked to."""
+
+        enabled: bool
+
+        def write_events(self, events: list[tuple[str, float, int]]) -> None: ...
+
+    class Engine(nn.Module):
+        """What is used here of DeepSpeed's engine, which comes without types."""
+
+        module: models.Reader
+        optimizer: torch.optim.Optimizer
+        lr_scheduler: torch.optim.lr_scheduler.LRScheduler
+        monitor: Monitor
+        world_size: int
+
+        def backward(self, loss: Tensor) -> None: ...
+        def step(self) -> None: ...
+        def get_lr(self) -> list[float]: ...
+        def get_global_grad_norm(self) -> float | Tensor | None: ...
+        def gradient_accumulation_steps(self) -> int: ...
+        def zero_optimization_stage(self) -> int: ...
+        def save_checkpoint(
+            self, save_dir: str, tag: str, client_state: dict, save_latest: bool
+        ) -> None: ...
+        def load_checkpoint(self, load_dir: str, tag: str) -> None: ...
+        def destroy(self) -> None: ...
+
+else:
+    Engine = deepspeed.DeepSpeedEngine
+DTYPES: dict[DType, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 T = TypeVar("T")
 
 
@@ -121,7 +157,7 @@ def max_over_ranks(x: Tensor) -> Tensor:
     return _all_reduce(x, dist.ReduceOp.MAX)
 
 
-def _all_reduce(x: Tensor, op: dist.ReduceOp) -> Tensor:
+def _all_reduce(x: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
     """A reduction over the ranks as a new tensor on ``x.device``, wherever that is.
 
     The group computes on its own device: NCCL takes no tensor of the CPU.
@@ -153,7 +189,7 @@ def from_rank0(make: Callable[[], T]) -> T:
         return make()
     box = [make() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(box)
-    return box[0]
+    return cast(T, box[0])  # which the broadcast has filled
 
 
 def rank() -> int:
@@ -169,7 +205,8 @@ def unsharded(part: Tensor, weight: Tensor) -> Tensor:
     if several_ranks():
         parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, part)
-    return torch.cat(parts)[: weight.ds_numel].view(weight.ds_shape)
+    known: Any = weight  # DeepSpeed writes the whole one's size on it
+    return torch.cat(parts)[: known.ds_numel].view(known.ds_shape)
 
 
 def barrier() -> None:
@@ -346,13 +383,18 @@ def gathered_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def save_model(engine: Engine, tokenizer, directory: Path) -> None:
+def save_model(engine: Engine, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write an engine's model in plain Hugging Face format; see `save_state`."""
     model = engine.module.model
     save_state(gathered_state(model), model, tokenizer, directory)
 
 
-def save_state(state: dict[str, Tensor], model: nn.Module, tokenizer, directory: Path) -> None:
+def save_state(
+    state: dict[str, Tensor],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+) -> None:
     """Write weights (rank 0 has them) as safetensors with tokenizer and generation settings.
 
     Adapters of LoRA are merged first. The folder appears in one rename, when it is whole.
@@ -462,14 +504,14 @@ def to_universal(engines: dict[str, Engine], recorder: Recorder) -> Path:
 
     Universal means: one file for each weight and each moment, whole. Rank 0 writes them.
     """
-    folder = recorder.directory / "checkpoint" / "universal"
-    if recorder.rank == 0:
+    folder, source = recorder.directory / "checkpoint" / "universal", recorder.checkpoint
+    if recorder.rank == 0 and source is not None:
         shutil.rmtree(folder, ignore_errors=True)
         for name in filter(lambda name: is_universal(recorder, name), engines):
             recorder.beat(0, "convert the checkpoint")
             ds_to_universal.main(
                 argparse.Namespace(
-                    input_folder=str(recorder.checkpoint / name),
+                    input_folder=str(source / name),
                     output_folder=str(folder / name),
                     num_extract_workers=1,
                     num_merge_workers=1,

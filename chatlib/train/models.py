@@ -11,6 +11,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ from chatlib.runs.recorder import Recorder
 from chatlib.settings.deepspeed import Role
 from chatlib.settings.stages import Lora, StageConfig, TinyModel
 from chatlib.train.throughput import Size
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 HEADS = ("score", "classifier")  # what sequence classifiers call their last layer
 LOGITS = 2**26  # numbers that the output layer makes at a time where no gradient is taken
@@ -153,7 +157,8 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     New rows are drawn from a seed of their own: every copy of a model must get the same ones,
     or the policy would differ from its reference before the first step.
     """
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    table = cast(nn.Embedding, model.get_input_embeddings())  # of a text model it is one
+    if len(tokenizer) > table.num_embeddings:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model.resize_token_embeddings(len(tokenizer))
@@ -209,7 +214,7 @@ def hidden_states(
     ids: Tensor,
     where: Tensor,
     together: int | None = None,
-    **context: Tensor,
+    **context: Tensor | None,
 ) -> Tensor:
     """Last hidden states (N, width) at the places where a (batch, time) mask is 1, row by row.
 
@@ -220,7 +225,8 @@ def hidden_states(
         out = model.base_model(input_ids=ids, use_cache=False, **context)
         return out.last_hidden_state[where.bool()]
     ends = (where * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(1)
-    counts, parts = where.sum(1), {}
+    counts = where.sum(1)
+    parts: dict[int, Tensor] = {}
     for rows in ends.argsort().tensor_split(-(-len(ids) // together)):
         end = int(ends[rows[-1]])
         found = hidden_states(model, ids[rows, :end], where[rows, :end])
@@ -240,13 +246,15 @@ def exact_head(model: PreTrainedModel) -> None:
         return
 
     def product(hidden: Tensor) -> Tensor:
-        weight, bias = head.weight, head.bias
+        weight: Tensor = head.weight
+        bias: Tensor | None = head.bias
         if weight.dtype in (torch.bfloat16, torch.float16):
             bias = None if bias is None else bias.float()
             hidden, weight = hidden.float(), weight.float()
         return nn.functional.linear(hidden, weight, bias)
 
-    head.forward = product  # not a new module: its hooks gather it at ZeRO stage 3
+    # Not a new module: its hooks gather it at ZeRO stage 3. That the method changes is the point.
+    head.forward = product  # type: ignore[method-assign, assignment]
 
 
 class AnswerLM(nn.Module):
@@ -330,7 +338,7 @@ class TokenScorer(nn.Module):
             hidden = hidden_states(
                 self.model, ids, where, position_ids=positions, attention_mask=bias[:, None]
             )
-        raw, known = self.model.score(hidden).squeeze(-1).float(), self.model.config
+        raw, known = head_of(self.model)(hidden).squeeze(-1).float(), self.model.config
         return (raw - getattr(known, "score_mean", 0.0)) / getattr(known, "score_std", 1.0)
 
 
@@ -356,6 +364,9 @@ class TextScorer(nn.Module):
         known = self.model.config
         first = known.pad_token_id + 1 if "roberta" in known.model_type else 0
         return (getattr(known, "max_position_embeddings", None) or 2**30) - first
+
+
+Reader = AnswerLM | TokenScorer | TextScorer  # what an engine wraps
 
 
 @torch.no_grad()
@@ -413,7 +424,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, task: str) -> str:
         model,
         LoraConfig(
             r=lora.lora_dim,
-            lora_alpha=lora.lora_alpha,
+            lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides it: any number
             lora_dropout=lora.lora_dropout,
             target_modules=lora.lora_module_name,
             task_type=task,
@@ -430,6 +441,7 @@ def merged_state(state: dict[str, Tensor], model: PreTrainedModel) -> dict[str, 
         return state
     from peft import get_peft_model
 
-    twin = get_peft_model(type(model)(model.config), model.peft_config["default"])
+    adapters = cast("PeftConfig", model.peft_config["default"])  # transformers knows less of it
+    twin = get_peft_model(type(model)(model.config), adapters)
     twin.get_base_model().load_state_dict(state)
     return twin.merge_and_unload().state_dict()

@@ -16,11 +16,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatlib.data import collate, judges, sources, template
 from chatlib.data.judges import Judge
@@ -40,18 +41,19 @@ from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 # of the book's minibatches of 16 rows 31 % are padding, and 16 % when eight of similar length go
 # together. Of 32 rows on two threads, groups of 11 were fastest (8: 1.11, 16: 1.05 times as long).
 ROWS_TOGETHER = 12
+Trained = TypeVar("Trained", bound=nn.Module, covariant=True)
 
 
 @dataclass(frozen=True)
-class Models:
+class Models(Generic[Trained]):
     """The models of a rollout: engines in a launch, on a page the bare `AnswerLM`, `TokenScorer`.
 
     Without a ``critic`` every value is 0. ``reward_tokenizer`` is given for a reward model that
     reads other ids than the policy, a `TextScorer`: it gets the answers as texts.
     """
 
-    actor: nn.Module
-    critic: nn.Module | None
+    actor: Trained
+    critic: Trained | None
     reference: nn.Module
     reward_model: nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -92,7 +94,7 @@ class Rollout:
 
     def take(self, index: list[int]) -> Rollout:
         """The rollout of some of the rows."""
-        picked = {}
+        picked: dict[str, Any] = {}  # tensors and lists
         for f in fields(self):
             value = getattr(self, f.name)
             picked[f.name] = (
@@ -135,13 +137,14 @@ def state_values(net: nn.Module, r: Rollout, pad: int) -> Tensor:
 # ------------------------------------------------------------------------ one rollout
 def generate(
     config: PPOConfig,
-    actor: nn.Module,
+    actor: engine.Engine,
     prompts: list[list[int]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
     """One draw from the policy for each prompt, in ``generation_batches`` parts."""
     stop, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    size, answers = len(prompts) // config.generation_batches, []
+    size = len(prompts) // config.generation_batches
+    answers: list[list[int]] = []
     actor.eval()
     limits = config.max_answer_tokens, stop, pad, config.temperature
     with engine.whole(actor):
@@ -154,7 +157,7 @@ def generate(
 @torch.no_grad()
 def make_experience(
     config: PPOConfig,
-    nets: Models,
+    nets: Models[nn.Module],
     prompts: list[list[int]],
     answers: list[list[int]],
     asked: Sequence[Record] = (),
@@ -172,7 +175,8 @@ def make_experience(
     r = Rollout(
         rows, answers, mask, none, none, none, none, none[:, 0], ended, torch.zeros_like(ended)
     )
-    r.old_logp, r.entropy = log_probs(nets.actor, r, nets.pad, config.temperature, True)
+    r.old_logp, entropy = log_probs(nets.actor, r, nets.pad, config.temperature, True)
+    r.entropy = cast(Tensor, entropy)  # it was asked for
     r.ref_logp, _ = log_probs(nets.reference, r, nets.pad, config.temperature)
     if nets.critic:
         r.values = state_values(nets.critic, r, nets.pad)
@@ -202,6 +206,13 @@ def add_advantages(config: PPOConfig, r: Rollout, beta: float) -> None:
     r.advantages = whiten(advantages, r.mask, reduce=engine.sum_over_ranks)
 
 
+def known(x: Tensor | None) -> Tensor:
+    """Advantages or returns, once they are there; `ValueError` before."""
+    if x is None:
+        raise ValueError("the rollout has no advantages yet; call `add_advantages` on it first")
+    return x
+
+
 # ------------------------------------------------------------------------ one update
 def denominator(config: PPOConfig, r: Rollout) -> Tensor:
     """By what a minibatch's summed loss is divided: over all ranks and micro-batches."""
@@ -221,12 +232,12 @@ def actor_loss(
     bonus = config.entropy_coefficient
     logp, entropy = log_probs(actor, part, pad, config.temperature, with_entropy=bonus > 0)
     loss, stats = maths.policy_loss(
-        logp, part.old_logp, part.advantages, part.mask, config.cliprange, *how
+        logp, part.old_logp, known(part.advantages), part.mask, config.cliprange, *how
     )
     if config.kl_in == "loss":
         kl = maths.kl_estimate(logp, part.ref_logp, config.kl_estimator)
         loss = loss + beta * maths.aggregate(kl, part.mask, *how)
-    if bonus:
+    if entropy is not None:
         loss = loss - bonus * maths.aggregate(entropy, part.mask, *how)
     return loss, stats
 
@@ -237,12 +248,12 @@ def critic_loss(
     """(loss, statistics) of the critic on a micro-batch; a term of the minibatch's sum."""
     values, clip = state_values(critic, part, pad), config.cliprange_value
     how = (config.loss_aggregation, count)
-    return maths.value_loss(values, part.values, part.returns, part.mask, clip, *how)
+    return maths.value_loss(values, part.values, known(part.returns), part.mask, clip, *how)
 
 
 def update(
     config: PPOConfig,
-    nets: Models,
+    nets: Models[engine.Engine],
     r: Rollout,
     beta: float,
     demonstrations: Sequence[Encoded] = (),
@@ -335,7 +346,7 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
     torch.manual_seed(config.seed * 1000 + recorder.rank)  # every rank draws its own samples
     ema = Ema(config.ema_decay, nets.actor.module.model) if config.enable_ema else None
     first, beta, tokens = restore(config, nets, ema, recorder)
-    sizes = [models.size_of(unwrapped(net)) for net in (nets.reference, nets.reward_model)]
+    sizes = sizes_of(nets)
     clock, before = Clock(), tokens
 
     for step in range(first, config.steps):
@@ -382,7 +393,7 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
 
 def learn(
     config: PPOConfig,
-    nets: Models,
+    nets: Models[engine.Engine],
     r: Rollout,
     beta: float,
     demonstrations: list[Encoded],
@@ -393,43 +404,43 @@ def learn(
     Returns (the updates' sums; the largest |log ratio| of the first one over all ranks, and the
     learning rates of the last).
     """
-    sums, first = torch.zeros(4), None
+    sums, ratios = torch.zeros(4), []
     for _ in range(config.ppo_epochs):
         for index in minibatches(len(r.rows), config):
             rates_now = learning_rates(nets)  # after the step they are the next one's
             shown = [demonstrations[i] for i in index] if demonstrations else []
             part_sums, largest = update(config, nets, r.take(index), beta, shown)
             sums += part_sums
-            first = largest if first is None else first
+            ratios.append(largest)
             if ema:
                 ema.update()
-    return sums, {"first_log_ratio": engine.max_over_ranks(first).item(), **rates_now}
+    return sums, {"first_log_ratio": engine.max_over_ranks(ratios[0]).item(), **rates_now}
 
 
 # ------------------------------------------------------------------------ its parts
-def load_models(config: PPOConfig, device: torch.device, recorder: Recorder) -> Models:
+def load_models(
+    config: PPOConfig, device: torch.device, recorder: Recorder
+) -> Models[engine.Engine]:
     """Engines around actor and critic, frozen reference and reward model; dropout off."""
     dtype, tokenizer = engine.dtype_of(config, device), models.load_tokenizer(config.model)
     scorer, reward_tokenizer = load_reward_model(config, tokenizer, dtype)
     actor = models.load_policy(config.model, tokenizer)
     reference = models.load_policy(config.model, tokenizer, dtype)
     critic = load_critic(config, tokenizer, reward_tokenizer is not None)
-    for role, model, task in (("actor", actor, "CAUSAL_LM"), ("critic", critic, "SEQ_CLS")):
-        models.adapt(model, config, task, recorder, role)
+    models.adapt(actor, config, "CAUSAL_LM", recorder, "actor")
+    models.adapt(critic, config, "SEQ_CLS", recorder, "critic")
     for model in (actor, critic, reference, scorer.model):
         models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
-    trained = [
-        engine.initialize(config, module, rate, total, role, recorder)
-        for module, rate, role in (
-            (AnswerLM(actor, ROWS_TOGETHER), config.actor_learning_rate, "actor"),
-            (TokenScorer(critic, ROWS_TOGETHER), config.critic_learning_rate, "critic"),
-        )
-    ]
+    actor_rate, critic_rate = config.actor_learning_rate, config.critic_learning_rate
+    policy, value = AnswerLM(actor, ROWS_TOGETHER), TokenScorer(critic, ROWS_TOGETHER)
+    trained_policy = engine.initialize(config, policy, actor_rate, total, "actor", recorder)
+    trained_value = engine.initialize(config, value, critic_rate, total, "critic", recorder)
     of_actor, of_critic = zero_stage(config, "actor"), zero_stage(config, "critic")
     offload = config.offload_reference_model
     return Models(
-        *trained,
+        trained_policy,
+        trained_value,
         engine.frozen(AnswerLM(reference, ROWS_TOGETHER), device, of_actor, offload),
         engine.frozen(scorer, device, of_critic),
         tokenizer,
@@ -452,7 +463,7 @@ def load_reward_model(
 
 def load_critic(
     config: PPOConfig, tokenizer: PreTrainedTokenizerBase, reads_texts: bool
-) -> nn.Module:
+) -> PreTrainedModel:
     """The reward model, to be read at every token; the policy where that one reads texts.
 
     Raises `ValueError` when such a reward model's head is asked for.
@@ -465,14 +476,20 @@ def load_critic(
     start = config.model if reads_texts else config.reward_model
     critic = models.load_scorer(start, tokenizer)
     if config.critic_init == "zero":  # V(s) = 0 at first: the first advantages are the rewards
-        nn.init.zeros_(critic.score.weight)
+        nn.init.zeros_(cast(nn.Linear, critic.score).weight)
         critic.config.score_mean, critic.config.score_std = 0.0, 1.0
     return critic
 
 
-def unwrapped(net: nn.Module) -> nn.Module:
+def unwrapped(net: nn.Module) -> PreTrainedModel:
     """The transformers model in a wrapper or in an engine around it."""
-    return getattr(net, "module", net).model
+    return cast(models.Reader, getattr(net, "module", net)).model
+
+
+def sizes_of(nets: Models[nn.Module]) -> tuple[Size, Size]:
+    """What the arithmetic of policy and value depends on, off the models without adapters."""
+    policy, value = nets.reference, nets.reward_model
+    return models.size_of(unwrapped(policy)), models.size_of(unwrapped(value))
 
 
 def room(config: PPOConfig, limit: int) -> int:
@@ -497,28 +514,33 @@ def encode(
     return [ids[i] for i in fitting], [records[i] for i in fitting], report
 
 
-def engines_of(nets: Models) -> dict[str, engine.Engine]:
+def engines_of(nets: Models[engine.Engine]) -> dict[str, engine.Engine]:
     """What is trained, by role."""
     return {"actor": nets.actor} | ({"critic": nets.critic} if nets.critic else {})
 
 
-def learning_rates(nets: Models) -> dict[str, float]:
+def learning_rates(nets: Models[engine.Engine]) -> dict[str, float]:
     """The rate of each trained model's next step, as the figures are called."""
     return {f"{role}_learning_rate": net.get_lr()[0] for role, net in engines_of(nets).items()}
 
 
 def restore(
-    config: PPOConfig, nets: Models, ema: Ema | None, recorder: Recorder
+    config: PPOConfig, nets: Models[engine.Engine], ema: Ema | None, recorder: Recorder
 ) -> tuple[int, float, int]:
     """(steps done, beta, tokens read) from the recorder's checkpoint, or at a beginning."""
     first, state = engine.restore(engines_of(nets), recorder)
-    if ema and "ema" in state:
+    if ema and recorder.checkpoint and "ema" in state:
         ema.restore(state["ema"], recorder.checkpoint)
     return first, state.get("beta", config.kl_ctl), state.get("tokens", 0)
 
 
 def save_checkpoint(
-    config: PPOConfig, nets: Models, ema: Ema | None, recorder: Recorder, done: int, state: dict
+    config: PPOConfig,
+    nets: Models[engine.Engine],
+    ema: Ema | None,
+    recorder: Recorder,
+    done: int,
+    state: dict,
 ) -> None:
     """Write all that continuing needs, this rank's part of the average as well."""
     state = state | ({"ema": [a.cpu() for a in ema.average]} if ema else {})
@@ -526,7 +548,9 @@ def save_checkpoint(
 
 
 def next_beta(config: PPOConfig, beta: float, kl: float) -> float:
-    """The KL's weight after an iteration whose answers cost ``kl`` nats each."""
+    """The KL's weight after an iteration whose answers cost ``kl`` nats each, if it adapts."""
+    if config.kl_target is None:
+        return beta
     answers = config.batch_size * config.generation_batches
     return maths.adaptive_beta(beta, kl, config.kl_target, answers, config.kl_horizon)
 
@@ -545,7 +569,7 @@ def flops(config: PPOConfig, policy: Size, value: Size, r: Rollout) -> Tensor:
     read, answer = [len(row) - 1 for row in r.rows], sum(map(len, r.answers))
     once = [forward_flops(size, read, answer) for size in (policy, value)]
     score = 2 * once[0] + once[1] + forward_flops(value, [len(row) for row in r.rows], len(r.rows))
-    learn = sum(training_flops(f, config, role) for f, role in zip(once, ("actor", "critic")))
+    learn = training_flops(once[0], config, "actor") + training_flops(once[1], config, "critic")
     return torch.tensor([once[0], score, config.ppo_epochs * learn], dtype=torch.float64)
 
 
@@ -575,8 +599,10 @@ class Ema:
     weights' device; at ZeRO stage 3 every rank averages the shards that it holds.
     """
 
-    def __init__(self, decay: float, model: nn.Module) -> None:
-        self.model, self.names, self.weights = model, [], []
+    def __init__(self, decay: float, model: PreTrainedModel) -> None:
+        self.model = model
+        self.names: list[str] = []
+        self.weights: list[Tensor] = []
         for name, weight in model.named_parameters():
             if weight.requires_grad:
                 self.names.append(name)
@@ -630,7 +656,7 @@ def describe(
     """
     m = totals(r, sums, records, tokenizer, judged_by)
     answers, tokens, seen, judged = m["answers"], m["tokens"], max(m["seen"], 1.0), m["judged"]
-    spread = maths.explained_variance(r.values, r.returns, r.mask, engine.sum_over_ranks)
+    spread = maths.explained_variance(r.values, known(r.returns), r.mask, engine.sum_over_ranks)
     figures = {
         "score": m["score"] / answers,
         "kl": m["kl"] / answers,

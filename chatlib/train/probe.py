@@ -12,16 +12,19 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedTokenizerBase
 
 from chatlib.data import collate, sources
+from chatlib.data.template import Encoded
 from chatlib.runs.recorder import Recorder
-from chatlib.settings.stages import ProbeConfig, SFTConfig
+from chatlib.settings.stages import ProbeConfig, SFTConfig, TinyModel
 from chatlib.train import engine, models, sft
 from chatlib.train.models import AnswerLM
 
@@ -49,8 +52,16 @@ def train(config: ProbeConfig, recorder: Recorder) -> dict:
     return {"cases": found}
 
 
-def measure(config: SFTConfig, tokenizer, examples: list, device, recorder: Recorder) -> dict:
+def measure(
+    config: SFTConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Encoded],
+    device: torch.device,
+    recorder: Recorder,
+) -> dict:
     """Train for `steps` (2 or more), and one step more, in which bytes are counted, slowly."""
+    if not isinstance(config.model, TinyModel):
+        raise ValueError(f"model {config.model}: a probe measures new models; give their widths")
     engine.seed_everything(config.seed)
     model = models.tiny_policy(config.model, tokenizer)
     models.adapt(model, config, "CAUSAL_LM", recorder)
@@ -154,6 +165,7 @@ class Resident:
 
     def __init__(self, every: float = 0.005) -> None:
         self.every, self._ended = every, threading.Event()
+        self._start = self._most = 0
 
     @property
     def grown(self) -> int:
@@ -191,7 +203,13 @@ class Sent(TorchDispatchMode):
         super().__init__()
         self.bytes: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # what the operation returns
         if func.namespace == "c10d":
             name = func._opname.strip("_").removesuffix("_base")
             found = tensors(list(args))

@@ -8,6 +8,7 @@ The score is a sequence classifier's single output, read at the answer's last to
 from __future__ import annotations
 
 from itertools import takewhile
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from chatlib.runs.recorder import Recorder
 from chatlib.settings.deepspeed import zero_stage
 from chatlib.settings.stages import RewardConfig
 from chatlib.train import engine, models, rollout
-from chatlib.train.models import AnswerLM, TokenScorer
+from chatlib.train.models import AnswerLM, TextScorer, TokenScorer
 from chatlib.train.sft import due, in_parts
 from chatlib.train.throughput import Meter, Size, forward_flops, training_flops
 
@@ -62,7 +63,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
         engine.log(net, recorder, done, **figures, **meter.rates())
         if due(config.eval_every, done) and held_out:
             found = pairwise_accuracy(*evaluate(net, held_out, tokenizer, config, recorder, device))
-            engine.log(net, recorder, done, held_out_accuracy=found)
+            engine.log(net, recorder, done, held_out_accuracy=found.item())
         if recorder.saves_at(done, config.save_every):
             state = {"tokens": tokens, "loss": loss}
             engine.save_checkpoint({"model": net}, config, recorder, done, state)
@@ -158,7 +159,7 @@ def score_pairs(
     and the attention mask lets no answer see the other. A model that counts positions itself
     (its forward takes none) reads every answer after a prompt of its own.
     """
-    if not getattr(net, "module", net).takes_positions:
+    if not cast(TokenScorer, getattr(net, "module", net)).takes_positions:
         scores = score(net, [row for pair in pairs for row in pair], tokenizer, device)
         return scores[::2], scores[1::2]
     rows, positions, parts = side_by_side(pairs)
@@ -218,7 +219,9 @@ def score_texts(
     tokenizer writes the whole dialogue; without one prompt and answer are a pair of texts, as
     encoders take them. What exceeds the model's length is cut at its beginning, and told.
     """
-    scores, cut, whole = [], [], getattr(net, "module", net)
+    scores: list[Tensor] = []
+    cut: list[bool] = []
+    whole = cast(TextScorer, getattr(net, "module", net))
     limit = min(tokenizer.model_max_length, whole.max_length)
     for i in range(0, len(answers), rows):
         texts = as_read(tokenizer, prompts[i : i + rows], answers[i : i + rows])
@@ -274,7 +277,7 @@ def held_out_figures(
     figures = {"held_out_accuracy": pairwise_accuracy(chosen, rejected).item()}
     if noise := judges.noise(judged_by, records):
         gold = torch.tensor([r.meta["gold"] for r in records]).T
-        bayes = bayes_accuracy(*gold, noise).item()
+        bayes = bayes_accuracy(gold[0], gold[1], noise).item()
         figures["bayes_accuracy"] = bayes
         figures["chance_to_bayes"] = (figures["held_out_accuracy"] - 0.5) / (bayes - 0.5)
     return figures
@@ -282,7 +285,7 @@ def held_out_figures(
 
 @torch.no_grad()
 def normalise(
-    net: nn.Module,
+    net: engine.Engine,
     config: RewardConfig,
     tokenizer: PreTrainedTokenizerBase,
     data: Data,

@@ -6,6 +6,7 @@ the weights are gathered once for all tokens (`engine.whole`): ranks may end at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from chatlib.maths.likelihood import log_softmax
 from chatlib.train import engine, models
 
 if TYPE_CHECKING:
+    from chatlib.data.schema import Record
     from chatlib.runs.recorder import Recorder
     from chatlib.settings.stages import StageConfig
 
@@ -120,7 +122,13 @@ def answer(
     return texts
 
 
-def print_answers(net, tokenizer, records, config: StageConfig, recorder: Recorder) -> None:
+def print_answers(
+    net: engine.Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    config: StageConfig,
+    recorder: Recorder,
+) -> None:
     """Write a few answers to the rank's log while training (every rank takes part at stage 3)."""
     model, limit = net.module.model, models.max_length(net.module.model, config.max_seq_len)
     prompts = [r.prompt for r in records[:20]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from chatlib.train import engine, models, rollout
 from chatlib.train.models import AnswerLM
 from chatlib.train.throughput import Meter, Size, forward_flops, training_flops
 
+T = TypeVar("T")
 TOKENIZER_RECORDS = 4000  # enough for the words of a tiny model's vocabulary
 
 
@@ -202,8 +204,8 @@ def due(every: int, done: int) -> bool:
 
 
 def in_parts(
-    own: list, config: StageConfig, most: int, recorder: Recorder
-) -> Iterator[tuple[int, list]]:
+    own: list[T], config: StageConfig, most: int, recorder: Recorder
+) -> Iterator[tuple[int, list[T]]]:
     """(start, part) of a rank's examples for passes without a gradient, with a beat each.
 
     A part is four micro-batches, at most ``most`` examples: without a gradient no layer's

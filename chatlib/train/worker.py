@@ -22,6 +22,7 @@ import time
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 from chatlib.runs import meeting, mutations
 from chatlib.runs.files import read_json, write_json
@@ -32,6 +33,7 @@ from chatlib.settings.device import accelerator, take_selection
 
 STAGES = {name: f"chatlib.train.{name}" for name in stages.LAUNCHED}
 KIB = 1024  # ru_maxrss is in KiB on Linux
+_stacks: TextIO  # where this process writes its stacks, once it trains
 
 
 def main(argv: list[str] | None = None) -> int:
