@@ -36,8 +36,13 @@ def public(tree, inside=""):
             yield inside + node.name, node
             if isinstance(node, ast.ClassDef):
                 yield from public(node, f"{inside}{node.name}.")
-        elif isinstance(node, ast.If | ast.Try):  # defined where a condition holds
+        elif isinstance(node, ast.Try) or (isinstance(node, ast.If) and not for_types(node)):
             yield from public(node, inside)
+
+
+def for_types(node):
+    """Is this `if TYPE_CHECKING:`? What it declares is a type checker's view of others' code."""
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def undocumented(sources):
@@ -90,12 +95,21 @@ def test_a_planted_long_function_is_found_wherever_it_hides(head):
         ('"""M."""\nclass A:\n    """A."""\n    def m(self): pass', "A.m"),
         ('"""M."""\nclass A:\n    """A."""\n    @property\n    def m(self): return 1', "A.m"),
         ('"""M."""\ntry:\n    def f(): pass\nexcept OSError: pass', "f"),
+        ('"""M."""\nif DEBUG:\n    def f(): pass', "f"),
     ],
 )
 def test_a_planted_name_without_a_docstring_is_found(source, name):
     assert undocumented({"a.py": source}) == [f"a.py: {name}"]
 
 
-def test_private_and_nested_names_need_no_docstring():
-    source = '"""M."""\ndef _f(): pass\ndef g():\n    """G."""\n    def inner(): pass'
-    assert undocumented({"a.py": source, "empty.py": ""}) == []
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        '"""M."""\ndef _f(): pass\ndef g():\n    """G."""\n    def inner(): pass',
+        '"""M."""\nif TYPE_CHECKING:\n    class Engine: ...',
+    ],
+    ids=["empty", "private and nested", "for types"],
+)
+def test_what_needs_no_docstring(source):
+    assert undocumented({"a.py": source}) == []
