@@ -32,12 +32,19 @@ def longer(sources, limit=LONGEST):
 def public(tree, inside=""):
     """(name, node) of a module's public functions and classes, and of their public methods."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, (*FUNCTION, ast.ClassDef)) and not node.name.startswith("_"):
+        if isinstance(node, (*FUNCTION, ast.ClassDef)):
+            if node.name.startswith("_") or is_overload(node):
+                continue
             yield inside + node.name, node
             if isinstance(node, ast.ClassDef):
                 yield from public(node, f"{inside}{node.name}.")
         elif isinstance(node, ast.Try) or (isinstance(node, ast.If) and not for_types(node)):
             yield from public(node, inside)
+
+
+def is_overload(node):
+    """Is this one of several signatures? The docstring is that of the function after them."""
+    return any(getattr(d, "attr", getattr(d, "id", "")) == "overload" for d in node.decorator_list)
 
 
 def for_types(node):
@@ -108,8 +115,9 @@ def test_a_planted_name_without_a_docstring_is_found(source, name):
         "",
         '"""M."""\ndef _f(): pass\ndef g():\n    """G."""\n    def inner(): pass',
         '"""M."""\nif TYPE_CHECKING:\n    class Engine: ...',
+        '"""M."""\n@overload\ndef f(): ...\n@typing.overload\ndef f(): ...\ndef f():\n    """F."""',
     ],
-    ids=["empty", "private and nested", "for types"],
+    ids=["empty", "private and nested", "for types", "overloads"],
 )
 def test_what_needs_no_docstring(source):
     assert undocumented({"a.py": source}) == []
