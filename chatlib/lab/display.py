@@ -25,9 +25,11 @@ WAYS = ("bar", "plain", "none")
 class Display(Protocol):
     """Something that shows the metrics so far and can be taken away."""
 
-    def update(self, rows: list[dict]) -> None: ...
+    def update(self, rows: list[dict]) -> None:
+        """Show the metrics so far."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Take the display away."""
 
 
 def figures(rows: list[dict]) -> dict[str, list[float]]:
@@ -51,12 +53,14 @@ class NotebookBar:
         self.handle: Any = display({"text/plain": name}, raw=True, display_id=True)
 
     def update(self, rows: list[dict]) -> None:
+        """Redraw the bar, unless it was drawn less than a second ago."""
         if time.monotonic() - self.drawn > 1:
             self.drawn = time.monotonic()
             data = {"text/html": bar_html(self.name, self.steps, rows), "text/plain": ""}
             self.handle.update(data, raw=True)
 
     def close(self) -> None:
+        """Leave an empty output."""
         self.handle.update({}, raw=True)
 
 
@@ -69,13 +73,14 @@ class Lines:
         write(f"{name}: starting")
 
     def update(self, rows: list[dict]) -> None:
+        """Write a line when one is due, and one for the last step."""
         step, waited = rows[-1]["step"], time.monotonic() - self.last
         if step != self.step and (waited > self.seconds or step == self.steps):
             self.step, self.last = step, time.monotonic()
             self.write(f"{self.name}: step {step}/{self.steps}  {newest(rows)}")
 
     def close(self) -> None:
-        pass
+        """Lines that were written stay."""
 
 
 def bar_html(name: str, steps: int, rows: list[dict]) -> str:

@@ -382,9 +382,7 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
             save_checkpoint(config, nets, ema, recorder, done, {"beta": beta, "tokens": tokens})
 
     recorder.beat(config.steps, "save")
-    engine.save_model(nets.actor, nets.tokenizer, recorder.directory / "model")
-    if ema:
-        ema.save(nets.tokenizer, recorder.directory / "model_ema")
+    save_models(nets, ema, recorder)
     counts = (config.steps - first) * size, tokens - before, clock
     seconds = {"train_seconds": sum(clock.spent.values())}
     summary = {"examples": len(prompts), "tokens": tokens, **seconds, "beta": beta}
@@ -545,6 +543,13 @@ def save_checkpoint(
     """Write all that continuing needs, this rank's part of the average as well."""
     state = state | ({"ema": [a.cpu() for a in ema.average]} if ema else {})
     engine.save_checkpoint(engines_of(nets), config, recorder, done, state)
+
+
+def save_models(nets: Models, ema: Ema | None, recorder: Recorder) -> None:
+    """Write the policy as a model folder, and its average as another where one is kept."""
+    engine.save_model(nets.actor, nets.tokenizer, recorder.directory / "model")
+    if ema:
+        ema.save(nets.tokenizer, recorder.directory / "model_ema")
 
 
 def next_beta(config: PPOConfig, beta: float, kl: float) -> float:

@@ -1,5 +1,6 @@
 """A process group of one rank, and the runs of a tiny pipeline, made once."""
 
+import itertools
 import socket
 
 import pytest
@@ -39,3 +40,17 @@ def scorer(policy, tmp_path_factory):
     """A finished reward-model run on top of it."""
     config = tiny.reward(policy.model_dir, steps=8, reference_samples=64)
     return tiny.train(config, tmp_path_factory.mktemp("reward"))
+
+
+@pytest.fixture
+def setting(policy, scorer, tmp_path):
+    """Makes a `Setting`; changes of the configuration are not validated, so a rate may be 0."""
+    from one_iteration import Setting
+
+    made = itertools.count()
+
+    def make(**changes):
+        config = tiny.ppo(policy.model_dir, scorer.model_dir, minibatches=1)
+        return Setting(config.model_copy(update=changes), tmp_path / f"setting{next(made)}")
+
+    return make

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import tiny_stages as tiny
 import torch
+from one_iteration import Setting
 from torch import nn
 from transformers import AutoModelForSequenceClassification, TemperatureLogitsWarper
 
@@ -21,45 +22,6 @@ SHOP = judges.of([Source(name="shop")])
 
 def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-class Setting:
-    """The four models of an iteration, prompts, and one draw for each prompt."""
-
-    def __init__(self, config, directory, rows=8):
-        self.config = config
-        (directory / "log").mkdir(parents=True)
-        self.recorder = Recorder(directory, 0, 1)
-        self.tokenizer = models.load_tokenizer(config.model)
-        self.pad, self.eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        self.nets = ppo.load_models(config, CPU, self.recorder)
-        self.actor, self.critic = self.nets.actor, self.nets.critic
-        self.reference, self.scorer = self.nets.reference, self.nets.reward_model
-        self.models = (self.actor, self.critic, self.reference, self.scorer)
-        dialogues = shop.demonstrations(rows, seed=5)
-        self.prompts = template.encode_prompts(self.tokenizer, [d.prompt for d in dialogues])
-        torch.manual_seed(1)
-        self.answers = ppo.generate(config, self.actor, self.prompts, self.tokenizer)
-        for i, length in enumerate((3, 7, 5)):  # three that have ended, at their own lengths
-            self.answers[i] = [*self.answers[i][: length - 1], self.eos]
-
-    def experience(self):
-        return ppo.make_experience(self.config, self.nets, self.prompts, self.answers)
-
-    def learn(self, r, beta=0.05):
-        """One update on the whole rollout: (statistics' sums, largest log-ratio)."""
-        return ppo.update(self.config, self.nets, r, beta)
-
-
-@pytest.fixture
-def setting(policy, scorer, tmp_path):
-    """Makes a `Setting`; changes of the configuration are not validated, so a rate may be 0."""
-
-    def make(**changes):
-        config = tiny.ppo(policy.model_dir, scorer.model_dir, minibatches=1)
-        return Setting(config.model_copy(update=changes), tmp_path / "setting")
-
-    return make
 
 
 # ------------------------------------------------------------------ tokens and masks
