@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import threading
@@ -381,9 +382,12 @@ def _start(job: Job, port: int, checkpoint: Path | None, log: Path) -> subproces
     inherited = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
     if job.over_ssh:
         inherited["DS_ENV_FILE"] = str(directory / "exports.txt")
+    command = [str(plan.executable(arguments[0])), *arguments[1:]]
     with writable(directory), open(log, "ab") as output:
+        output.write(f"cmd = {shlex.join(command)}\n".encode())
+        output.flush()
         return subprocess.Popen(
-            [str(plan.executable(arguments[0])), *arguments[1:]],
+            command,
             env=inherited | plan.environment(ranks, job.several),
             stdin=subprocess.PIPE,  # never written: its end tells the ranks that we have died
             stdout=output,

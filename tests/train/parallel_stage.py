@@ -53,6 +53,7 @@ def zero_stages(place: Path, inputs, device):
         engine.initialize = remember
         run = tiny.train(tiny.sft(**changes), place / f"sft{stage}")
         engine.initialize = original
+        nets[0].empty_partition_cache()  # an evaluation keeps the last layers it has gathered
         out[stage] = {"losses": tiny.losses(run), "tensors": [*map(held, nets[0].parameters())]}
     changes = dict(model=inputs["policy"], lora=Lora(), zero_stage=3, learning_rate=FAST, **STEPS)
     run = tiny.train(tiny.sft(**changes), place / "lora3")
