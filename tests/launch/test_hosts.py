@@ -249,7 +249,7 @@ def test_two_nodes_train_as_one(real, two_nodes, uninterrupted):
 def test_a_node_that_is_cut_off_is_named_and_the_run_resumes(real, two_nodes, monkeypatch):
     if two_nodes[0][0] is None:
         pytest.skip("needs root: cutting a node off in a network namespace")
-    settings, silence = tiny(steps=120, save_every=5), 10
+    settings, silence = tiny(steps=120, save_every=5), 20
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("CHATLIB_RUNS", str(real / "alone"))
         expected = launch(settings).metrics
