@@ -12,7 +12,7 @@ from pathlib import Path
 
 import chatlib
 from chatlib.runs import code
-from chatlib.runs.files import RunError, read_json
+from chatlib.runs.files import RunError, read_json, sha256
 from chatlib.settings.stages import StageConfig
 
 
@@ -32,11 +32,7 @@ HUB_SECONDS = 3.0  # for the hub to say which commit a name stands for
 @functools.cache
 def _sha256(path: Path, *version: int) -> str:
     """The hash of one version of a file, read once in a process."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256(path)
 
 
 def _content(path: Path) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from chatlib.runs.files import RunError
+from chatlib.runs.files import RunError, sha256
 from chatlib.runs.identity import root
 
 
@@ -27,7 +27,7 @@ def seal(folder: Path, names: Iterable[str]) -> str:
     """The keyed hash of files of a folder. They are read in parallel: a large one takes long."""
     names = sorted(names)
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free
-        hashes = list(pool.map(_sha256, [folder / name for name in names]))
+        hashes = list(pool.map(sha256, [folder / name for name in names]))
     text = "".join(f"{digest} {name}\n" for digest, name in zip(hashes, names))
     return hmac.new(key(), text.encode(), hashlib.sha256).hexdigest()
 
@@ -70,11 +70,3 @@ def _write_once(path: Path, secret: bytes) -> None:
         os.link(temporary, path)
     finally:
         temporary.unlink()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
