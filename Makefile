@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PAGES ?=
 CHECKS ?=
+EXPERIMENTS := ppo overoptimisation
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -12,7 +13,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --constraint .ci/constra
 TORCH := $(shell grep '^torch==' .ci/constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check lab links render refresh results readme bench gpu clean
+.PHONY: help book test check lab links render refresh results readme bench gpu clean $(EXPERIMENTS)
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -40,8 +41,13 @@ refresh: $(READY) ## execute the tracked notebooks in place and store their outp
 	rm -rf _build/refresh
 	CHATLIB_RUNS=$(CURDIR)/_build/refresh/runs $(PY) -m chatlib.book refresh $(PAGES)
 
-results: $(READY) ## train and evaluate with several seeds (CHATLIB_RUNS: reuse finished runs)
-	CHATLIB_RUNS=$${CHATLIB_RUNS:-$(CURDIR)/_build/results/runs} $(PY) -m chatlib.book results
+results: $(READY) ## experiments of several seeds, all or by name: make results overoptimisation
+	CHATLIB_RUNS=$${CHATLIB_RUNS:-$(CURDIR)/_build/results/runs} CHATLIB_PROFILE=laptop \
+		CHATLIB_DEVICE=cpu \
+		$(PY) -m chatlib.book results $(filter $(EXPERIMENTS),$(MAKECMDGOALS))
+
+$(EXPERIMENTS): # names for `results`, which does the work
+	@:
 
 readme: $(READY) ## the README's table and picture from the figures of book and results
 	$(PY) -m chatlib.book readme

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from chatlib.book import execute, pages, readme, render
-from chatlib.lab import results
+from chatlib.lab import results, stored_results
 from chatlib.runs.provenance import origin
 
 RESULTS = pages.BUILD / "results.json"
@@ -36,8 +35,9 @@ def gather(seconds: dict[str, float], folder: Path) -> None:
     }
     if set(seconds) >= {path.stem for path in pages.notebooks()}:  # of the whole book only
         own["book"]["seconds"] = total
+    kept = {found.name: found.figures for found in stored_results.everything()}
     figures = results.merge(results.read(folder / "results.json"), own)
-    results.write(RESULTS, results.merge(results.read(RESULTS), figures))
+    results.write(RESULTS, results.merge(results.merge(results.read(RESULTS), kept), figures))
     print(f"\n{len(seconds)} notebooks executed in {total:.0f} s\nfigures  {_near(RESULTS)}")
 
 
@@ -47,13 +47,20 @@ def render_stored(names: list[str]) -> None:
 
 
 def experiment(names: list[str]) -> None:
-    """train and evaluate with several seeds and write the figures"""
+    """train and evaluate with several seeds and keep the figures in notebooks/results"""
     from chatlib.book import experiments  # brings torch, which the other commands do not need
 
-    os.environ.setdefault(results.VARIABLE, str(RESULTS))
-    results.record(experiments.results())
-    results.record({"provenance.results": origin()})
-    print(f"figures  {_near(RESULTS)}")
+    for name in names or experiments.NAMES:
+        experiments.make(name)
+        print(f"figures  notebooks/results/{name}.json")
+
+
+def stale(names: list[str]) -> None:
+    """list the stored figures whose training code has changed since"""
+    for found in stored_results.everything():
+        if found.changed:
+            stages = ", ".join(found.changed)
+            print(f"{found.name}: {stages} changed since; `make results {found.name}` renews it")
 
 
 def update_readme(names: list[str]) -> None:
@@ -67,6 +74,7 @@ COMMANDS = {
     "refresh": refresh,
     "render": render_stored,
     "results": experiment,
+    "stale": stale,
     "readme": update_readme,
 }
 

@@ -1,7 +1,9 @@
 """What a notebook touches: launch a stage, read its run, draw it. Imports no torch."""
 
 from chatlib.lab.launching import launch
+from chatlib.lab.origins import card
 from chatlib.lab.profiles import recipe, trained
+from chatlib.lab.stored_results import stored
 from chatlib.launch.failures import LaunchError, RankFailed, RankStuck
 from chatlib.runs.store import Run, run_of
 from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig, Source, TinyModel
@@ -16,8 +18,10 @@ __all__ = [
     "SFTConfig",
     "Source",
     "TinyModel",
+    "card",
     "launch",
     "recipe",
     "run_of",
+    "stored",
     "trained",
 ]

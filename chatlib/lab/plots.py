@@ -347,3 +347,42 @@ def transformer_block() -> Figure:
         axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=frame)
     axes.text(-0.12, 3.0, "residual stream", rotation=90, ha="right", va="center", fontsize=9)
     return figure
+
+
+# page: (what it makes, x, y of its box); the pipeline runs from left to right
+_PIPELINE = {
+    "01": ("attention:\nwhat models are made of", 0.3, 0.0),
+    "02": ("dialogues", 0.0, 1.15),
+    "03": ("SFT model", 1.0, 1.15),
+    "04": ("reward model", 1.0, 2.3),
+    "05": ("PPO model", 2.0, 1.72),
+    "06": ("evaluation", 3.0, 2.3),
+    "07": ("fine-tuning\nfrom it", 3.0, 1.15),
+    "08": ("assistant", 3.0, 0.0),
+    "09": ("scaling out:\nwhat launches cost", 1.55, 0.0),
+}
+_FLOW = ("0203", "0204", "0304", "0305", "0405", "0506", "0607", "0708", "0508")
+
+
+@_styled
+def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
+    """The book's chapters as a pipeline; ``here`` ("05") is lit, ``notes`` add a line to boxes."""
+    figure, (axes,) = _panels(1, 1, 2.6)
+    axes.set(xlim=(-0.45, 3.45), ylim=(-0.5, 2.8))
+    axes.axis("off")
+    boxes = {}
+    for page, (text, x, y) in _PIPELINE.items():
+        lit = page == here
+        frame = {"boxstyle": "round,pad=0.35", "fc": COLOURS[0] if lit else "white"}
+        frame |= {"ec": COLOURS[0] if lit else "#666666"}
+        label = "\n".join([f"{page} {text}", *filter(None, [(notes or {}).get(page)])])
+        ink = "white" if lit else "black"
+        middle: Any = {"ha": "center", "va": "center", "fontsize": 8}
+        boxes[page] = axes.text(x, y, label, color=ink, bbox=frame, **middle)
+    for pair in _FLOW:
+        leave, reach = boxes[pair[:2]], boxes[pair[2:]]
+        ends = {"patchA": leave.get_bbox_patch(), "patchB": reach.get_bbox_patch()}
+        arrow = {"arrowstyle": "->", "color": "#666666", "lw": 1.2, "shrinkA": 1, "shrinkB": 1}
+        where = (reach.get_position(), leave.get_position())
+        axes.annotate("", *where, arrowprops=arrow | ends)
+    return figure

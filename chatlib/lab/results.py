@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -25,12 +26,12 @@ def record(figures: dict[str, object]) -> dict[str, object]:
     them; numpy and torch scalars are taken as numbers. Raises `ValueError` for a value that
     JSON cannot hold, NaN and infinity included, and for a key that is a figure and a group.
     """
-    plain = {key: _plain(key, value) for key, value in figures.items()}
+    found = {key: plain(key, value) for key, value in figures.items()}
     if target := os.environ.get(VARIABLE):
         path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock"), mode=0o644):  # pages run side by side
-            write(path, merge(read(path), nested(plain)))
+            write(path, merge(read(path), nested(found)))
     return figures
 
 
@@ -75,12 +76,15 @@ def write(path: Path, tree: dict) -> None:
     write_atomically(path, text + "\n")
 
 
-def _plain(key: str, value: object) -> object:
-    """`value` with numpy and torch scalars turned into Python numbers."""
+def plain(key: str, value: Any) -> Any:
+    """`value` with numpy and torch scalars turned into Python numbers, at all depths.
+
+    Raises `ValueError`, naming the place below `key`, for what JSON cannot hold.
+    """
     if isinstance(value, dict):
-        return {str(name): _plain(f"{key}.{name}", item) for name, item in value.items()}
+        return {str(name): plain(f"{key}.{name}", item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(f"{key}[{i}]", item) for i, item in enumerate(value)]
+        return [plain(f"{key}[{i}]", item) for i, item in enumerate(value)]
     try:
         value = value.item() if hasattr(value, "item") else value
         json.dumps(value, allow_nan=False)

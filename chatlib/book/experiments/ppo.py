@@ -12,11 +12,12 @@ from chatlib.lab import Run, trained
 from chatlib.train import models
 
 SEEDS = (0, 1, 2)
+STAGES = ("sft", "reward", "ppo")
 CASES = 1000  # scenarios that nobody trained on; the interval of a win rate is about +-.03
 
 
 def results() -> dict[str, object]:
-    """Train and evaluate with several seeds; figures under dotted keys for `record`.
+    """Train and evaluate with several seeds; a row of figures for each.
 
     Runs that are finished already are not trained again.
     """
@@ -31,7 +32,7 @@ def results() -> dict[str, object]:
             f"well-formed {row['well_formed']:.2f} ({time.monotonic() - began:.0f} s)",
             flush=True,
         )
-    return {"ppo.seeds": rows}
+    return {"seeds": rows}
 
 
 def one_seed(seed: int) -> dict[str, float]:

@@ -1,0 +1,68 @@
+"""Figures that took several seeds or minutes: made by `make results NAME`, drawn by pages.
+
+`notebooks/results/NAME.json` holds the figures, the fingerprint of the code of every stage that
+trained for them, and where they were measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import chatlib
+from chatlib.lab import results
+from chatlib.runs import code
+from chatlib.runs.provenance import origin
+
+FOLDER = Path(chatlib.__file__).resolve().parents[1] / "notebooks" / "results"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The figures of an experiment, and where they come from.
+
+    ``code`` maps each stage that trained for them to the fingerprint of its code.
+    """
+
+    name: str
+    figures: dict[str, Any]
+    code: dict[str, str]
+    seconds: float
+    provenance: dict[str, Any]
+
+    @property
+    def changed(self) -> list[str]:
+        """The stages whose code is no longer the one that trained for these figures."""
+        return sorted(stage for stage, then in self.code.items() if fingerprint(stage) != then)
+
+
+def fingerprint(stage: str) -> str:
+    """One hash of all the code that trains a stage."""
+    return code.digest(code.code_of(stage))
+
+
+def keep(
+    name: str, figures: dict[str, Any], stages: tuple[str, ...], seconds: float, at: Path = FOLDER
+) -> Stored:
+    """Write the figures of an experiment with the code of its stages, and return them."""
+    prints = {stage: fingerprint(stage) for stage in stages}
+    found = Stored(name, results.plain(name, figures), prints, round(seconds, 1), origin())
+    results.write(at / f"{name}.json", asdict(found))
+    return found
+
+
+def stored(name: str, at: Path = FOLDER) -> Stored:
+    """The stored figures of an experiment. Raises `ValueError` when there are none."""
+    path = at / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in at.glob("*.json"))) or "none"
+        raise ValueError(
+            f"no stored figures {name!r} (there are: {there}); run `make results {name}`"
+        )
+    return Stored(**results.read(path))
+
+
+def everything(at: Path = FOLDER) -> list[Stored]:
+    """All stored figures, by name."""
+    return [stored(path.stem, at) for path in sorted(at.glob("*.json"))]
