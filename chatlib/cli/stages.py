@@ -115,7 +115,7 @@ def e2e(launching: OmitArgPrefixes[Launching], seed: Seed = 0, profile: Profile 
     """The three stages in order, by the book's recipes; finished ones are found, not repeated."""
     from chatlib.lab import profiles
 
-    configs = [profiles.recipe(name, seed, profile) for name in STAGES]
+    configs = [profiles.recipe(name, seed, profile) for name in ("sft", "reward", "ppo")]
     finished = [launching(config) for config in configs]
     if not launching.dry_run:
         print(table(finished))

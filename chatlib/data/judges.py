@@ -72,6 +72,17 @@ def verdicts(
     ]
 
 
+def require(judges: Sequence[Judge], records: Sequence[Record]) -> None:
+    """Raise `ValueError` unless a judge knows the truth about every record."""
+    unknown = [r for r in records if not any(judge.knows(r.meta) for judge in judges)]
+    if unknown:
+        asked = unknown[0].prompt[-1]["content"][:60]
+        raise ValueError(
+            f"reward gold: no judge knows {len(unknown)} of {len(records)} prompts, the first is "
+            f"{asked!r}; train on a corpus with a judge ({', '.join(JUDGES)}), or set reward model"
+        )
+
+
 def noise(judges: Sequence[Judge], records: Sequence[Record]) -> float | None:
     """The annotators' noise, if one judge knows every record and the gold rewards stand there."""
     for judge in judges:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar, overload
 
 from chatlib.data import readers, shop, split
 from chatlib.data.schema import Dialogue, Preference, Record
-from chatlib.settings.stages import Reads, RewardConfig, SFTConfig, Source, StageConfig
+from chatlib.settings.stages import DPOConfig, Reads, RewardConfig, SFTConfig, Source, StageConfig
 
 Kind = TypeVar("Kind", bound=Record, covariant=True)
 
@@ -27,7 +27,7 @@ class Data(Generic[Kind]):
 @overload
 def load(config: SFTConfig) -> Data[Dialogue]: ...
 @overload
-def load(config: RewardConfig) -> Data[Preference]: ...
+def load(config: RewardConfig | DPOConfig) -> Data[Preference]: ...
 @overload
 def load(config: StageConfig) -> Data[Record]: ...
 def load(config: StageConfig) -> Data[Record]:

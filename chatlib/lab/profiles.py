@@ -28,6 +28,7 @@ from chatlib.runs import identity
 from chatlib.runs.store import Run
 from chatlib.settings.device import gpus
 from chatlib.settings.stages import (
+    DPOConfig,
     Lora,
     ModelReference,
     PPOConfig,
@@ -129,6 +130,49 @@ def ppo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     return PPOConfig(**SHOP | settings | at.of("ppo") | changes)
 
 
+def dpo(seed: int, at: Profile, **changes: Any) -> DPOConfig:
+    """The policy tuned on the reward model's pairs, without a reward model."""
+    settings = dict(
+        model=_run(sft(seed, at)), records=9_000, held_out=1500, batch_size=32, steps=230, seed=seed
+    )
+    return DPOConfig(**SHOP | settings | at.of("dpo") | changes)
+
+
+# Without a critic. As many answers an iteration as PPO's; the groups have four each.
+GROUPS = {"batch_size": 16, "answers_per_prompt": 4}
+
+
+def grpo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
+    """An answer against the others to its prompt, in units of their spread (Shao et al. 2024)."""
+    own: dict[str, Any] = {"advantage": "group", "kl_in": "loss", "kl_estimator": "k3"}
+    own |= GROUPS | {"loss_aggregation": "sequence"}
+    return ppo(seed, at, **own | at.settings.get("grpo", {}) | changes)
+
+
+def dr_grpo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
+    """As `grpo`, neither the spread nor the length divided out (Liu et al. 2025)."""
+    own: dict[str, Any] = {"group_scale": False, "loss_aggregation": "constant"}
+    return grpo(seed, at, **own | at.settings.get("dr_grpo", {}) | changes)
+
+
+def rloo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
+    """An answer against the mean of its prompt's others, whole (Ahmadian et al. 2024)."""
+    own: dict[str, Any] = {"advantage": "rloo", "loss_aggregation": "constant"} | GROUPS
+    return ppo(seed, at, **own | at.settings.get("rloo", {}) | changes)
+
+
+def reinforce(seed: int, at: Profile, **changes: Any) -> PPOConfig:
+    """What follows a token, against the mean of all (REINFORCE++, Hu et al. 2025)."""
+    own = {"advantage": "global"}
+    return ppo(seed, at, **own | at.settings.get("reinforce", {}) | changes)
+
+
+def distil(seed: int, at: Profile, **changes: Any) -> PPOConfig:
+    """The SFT model taught by the PPO model on its own answers (Agarwal et al. 2024)."""
+    own = {"reference": _run(ppo(seed, at)), "reward": "none", "kl_ctl": 1.0}
+    return reinforce(seed, at, **own | at.settings.get("distil", {}) | changes)
+
+
 def overoptimised(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     """PPO against the weak reward model without any KL penalty."""
     settings = dict(
@@ -149,7 +193,11 @@ def control(seed: int, at: Profile, **changes: Any) -> PPOConfig:
 
 
 RECIPES: dict[str, Callable[..., StageConfig]] = {
-    f.__name__: f for f in (sft, reward, weak_reward, ppo, overoptimised, control)
+    f.__name__: f
+    for f in (
+        *(sft, reward, weak_reward, ppo, overoptimised, control),
+        *(dpo, grpo, dr_grpo, rloo, reinforce, distil),
+    )
 }
 
 
@@ -344,7 +392,7 @@ def trained(
     """The finished run of a recipe; what it builds on, and itself, is trained where missing."""
     at = choose(profile)
     config = recipe(name, seed, at, **changes)
-    wanted = {getattr(config, field, None) for field in ("model", "reward_model")}
+    wanted = {getattr(config, field, None) for field in ("model", "reward_model", "reference")}
     for earlier in RECIPES:
         if earlier != name and _run(recipe(earlier, seed, at)) in wanted:
             trained(earlier, seed, at)

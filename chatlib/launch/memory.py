@@ -13,6 +13,7 @@ from chatlib.runs.files import RunError, read_json
 from chatlib.runs.identity import resolve
 from chatlib.settings.deepspeed import BUCKET, resolve_dtype, zero_stage
 from chatlib.settings.stages import (
+    DPOConfig,
     Lora,
     PPOConfig,
     RewardConfig,
@@ -102,6 +103,13 @@ def memory(config: StageConfig, device: str) -> Parts | None:
             return None
         for name, size in role_memory(config, device, role, shapes).items():
             total[name] = total.get(name, 0) + size
+    if isinstance(config, PPOConfig) and "critic" not in config.roles:
+        scorer = shapes_of(config.reward_model)
+        if scorer is None:
+            return None
+        size, stage, dtype = trained(scorer, None), config.zero_stage, resolve_dtype(config, device)
+        kept = state_bytes(size, 0, config.ranks, stage, dtype)["weights"]
+        total["reference and reward model"] += kept
     models = {role: architecture(model) for role, model in started_from(config).items()}
     known = {role: shape for role, shape in models.items() if shape}
     if len(known) < len(models):
@@ -147,6 +155,8 @@ def activations(config: StageConfig, device: str, shapes: dict[Role, Shape]) -> 
         return max(ppo_moments(config, device, shapes).values())
     dtype, again = resolve_dtype(config, device), config.gradient_checkpointing
     rows, length, shape = config.micro_batch, config.max_seq_len, shapes["model"]
+    if isinstance(config, DPOConfig):
+        rows *= 2  # an answer each
     if not isinstance(config, RewardConfig):
         tokens = rows * (length - 1)  # a dialogue's last one predicts nothing
         return scaling.training_bytes(shape, tokens, tokens, dtype, again)
@@ -168,28 +178,30 @@ def ppo_moments(config: PPOConfig, device: str, shapes: dict[Role, Shape]) -> Pa
     """
     dtype, answer = resolve_dtype(config, device), config.max_answer_tokens
     rows, length = config.micro_batch, config.max_seq_len
-    actor, critic = shapes["actor"], shapes["critic"]
+    actor, actor_again = shapes["actor"], config.of("actor", "gradient_checkpointing")
     tokens, predicted = rows * (length - 1), rows * answer
-    actor_again, critic_again = (
-        config.of(role, "gradient_checkpointing") for role in ("actor", "critic")
-    )
     bonus = config.entropy_coefficient > 0
     learn = scaling.training_bytes(actor, tokens, predicted, dtype, actor_again, bonus)
     if config.unsup_coef:
         learn += scaling.training_bytes(actor, tokens, tokens, dtype, actor_again)
-    prompts = config.batch_size // config.ranks
-    return {
-        "rollout": scaling.generation_bytes(actor, prompts, length - answer, answer, dtype),
+    drawn = config.rollout // (config.generation_batches * config.ranks)
+    moments = {
+        "rollout": scaling.generation_bytes(actor, drawn, length - answer, answer, dtype),
         "scoring": scaling.forward_bytes(actor, tokens, predicted, dtype, with_entropy=True),
         "actor": learn,
-        "critic": scaling.training_bytes(critic, rows * length, 0, dtype, critic_again),
     }
+    if critic := shapes.get("critic"):
+        again = config.of("critic", "gradient_checkpointing")
+        moments["critic"] = scaling.training_bytes(critic, rows * length, 0, dtype, again)
+    return moments
 
 
 def started_from(config: StageConfig) -> dict[Role, TinyModel | str]:
     """The models that a stage trains, by role, as the configuration names them."""
     starts = dict.fromkeys(config.roles, config.model)
-    return starts | ({"critic": config.reward_model} if isinstance(config, PPOConfig) else {})
+    if isinstance(config, PPOConfig) and "critic" in starts:
+        starts["critic"] = config.reward_model
+    return starts
 
 
 def trained_models(config: StageConfig) -> dict[Role, Shapes | None]:

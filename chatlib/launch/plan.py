@@ -117,9 +117,8 @@ def batch_line(config: StageConfig) -> str:
     product = f"{micro} micro x {accumulation} accumulation x {world} ranks"
     line = f"{product} = {micro * accumulation * world} examples an optimizer step"
     if isinstance(config, PPOConfig):
-        rollout = config.batch_size * config.generation_batches
         updates = config.minibatches * config.ppo_epochs
-        line += f"; {rollout} answers and {updates} optimizer steps an iteration"
+        line += f"; {config.rollout} answers and {updates} optimizer steps an iteration"
     return line
 
 

@@ -112,6 +112,29 @@ def group_advantages(scores: Tensor, scale: bool = True, epsilon: float = 1e-6) 
     return centred / (spread.sqrt() + epsilon)
 
 
+def rloo_advantages(scores: Tensor) -> Tensor:
+    """An answer against the mean of the prompt's *others*: ``r_i - mean_{j != i} r_j``.
+
+    scores is (prompts, answers), at least two answers; same shape back. The others do not depend
+    on answer i, so they are a baseline (theorem 2 of chapter 5) and the gradient stays unbiased.
+    It equals ``k / (k - 1)`` times `group_advantages` without scale, k answers to a prompt.
+    Source: Ahmadian et al. 2024, equation 8; Kool et al. 2019.
+    """
+    k = scores.shape[1]
+    if k < 2:
+        raise ValueError(f"{k} answer a prompt leaves no others to compare with; draw 2 or more")
+    return scores - (scores.sum(dim=1, keepdim=True) - scores) / (k - 1)
+
+
+def rewards_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """What is paid from a token on: ``G_t = r_t + gamma G_{t+1}``, 0 on padding. (B, T)
+
+    Less its mean over all tokens of the batch (`likelihood.whiten`) it is REINFORCE's advantage
+    with a global baseline. Source: Williams 1992; whitened: Hu et al. 2025 (REINFORCE++).
+    """
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma, lam=1.0)[0]
+
+
 def aggregate(
     x: Tensor,
     mask: Tensor,

@@ -94,12 +94,13 @@ def dpo_loss(
     ref_chosen_logp: Tensor,
     ref_rejected_logp: Tensor,
     beta: float = 0.1,
+    denominator: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """``L = - mean log sigmoid(r_c - r_r)`` with implicit reward ``r = beta (log pi - log ref)``.
 
     Each argument (N,) is the log-probability of a whole answer in nats: the sum over its valid
     tokens. Returns the loss and ``reward_chosen``, ``reward_rejected``, ``accuracy``.
-    Source: Rafailov et al. 2023, equation 7.
+    `denominator` replaces the number of pairs. Source: Rafailov et al. 2023, equation 7.
     """
     reward_chosen = beta * (chosen_logp - ref_chosen_logp.detach())
     reward_rejected = beta * (rejected_logp - ref_rejected_logp.detach())
@@ -108,4 +109,24 @@ def dpo_loss(
         "reward_rejected": reward_rejected.detach().mean(),
         "accuracy": pairwise_accuracy(reward_chosen, reward_rejected),
     }
-    return pairwise_loss(reward_chosen, reward_rejected), stats
+    return pairwise_loss(reward_chosen, reward_rejected, denominator=denominator), stats
+
+
+def ipo_loss(
+    chosen_logp: Tensor,
+    rejected_logp: Tensor,
+    ref_chosen_logp: Tensor,
+    ref_rejected_logp: Tensor,
+    beta: float = 0.1,
+    denominator: Tensor | float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``L = mean (h - 1 / (2 beta))^2``, h the difference of the two answers' log-ratios.
+
+    A finite target, 1/(2 beta) nats, where DPO's loss goes on falling: preferences that are always
+    the same way cannot drive the policy off the reference. Arguments and results as of `dpo_loss`.
+    Source: Azar et al. 2024, equation 17 (their tau is beta).
+    """
+    _, stats = dpo_loss(chosen_logp, rejected_logp, ref_chosen_logp, ref_rejected_logp, beta)
+    h = chosen_logp - rejected_logp - (ref_chosen_logp - ref_rejected_logp).detach()
+    count = h.numel() if denominator is None else denominator
+    return (h - 1 / (2 * beta)).square().sum() / count, stats

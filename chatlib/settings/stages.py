@@ -114,7 +114,6 @@ class Lora(Strict):
 class StageConfig(Strict):
     """What the three stages share."""
 
-    roles: ClassVar[tuple[Role, ...]] = ("model",)  # the models that the stage trains
     if TYPE_CHECKING:  # every stage gives these a default or a meaning of its own
         stage: str
         model: TinyModel | str
@@ -256,6 +255,11 @@ class StageConfig(Strict):
             {"name": str(v)} if isinstance(v, str) or hasattr(v, "__fspath__") else v for v in items
         ]
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The models that the stage trains."""
+        return ("model",)
+
     def of(self, role: Role, name: str) -> Any:
         """A setting of one trained model: `{role}_{name}` where it is given, else `name`."""
         own = getattr(self, f"{role}_{name}", None)
@@ -309,9 +313,9 @@ class RewardConfig(StageConfig):
 
 
 class PPOConfig(StageConfig):
-    """Proximal policy optimisation of the SFT model against the reward model (chapter 5)."""
+    """Policy optimisation of the SFT model: PPO against the reward model (chapter 5), and what
+    differs from it by its advantage, its KL and who pays (chapter 10)."""
 
-    roles: ClassVar[tuple[Role, ...]] = ("actor", "critic")
     reads: ClassVar[Reads] = "prompts"
     part: ClassVar[str] = "ppo"
 
@@ -322,8 +326,21 @@ class PPOConfig(StageConfig):
     reward_model: ModelReference = Field(
         description="scores answers; start of the critic (Ouyang et al. 2022)"
     )
+    reference: ModelReference | None = Field(
+        None,
+        description="what the KL is measured from; None: the SFT model. A teacher: distillation on "
+        "the policy's own answers (Agarwal et al. 2024)",
+    )
+    reward: Literal["model", "gold", "none"] = Field(
+        "model",
+        description="what pays an answer: the reward model, the judge that knows the corpus, or "
+        "nothing but the KL (distillation)",
+    )
     steps: int = Field(60, ge=1, description="iterations of rollout and update")
     batch_size: int = Field(64, ge=1, description="prompts per iteration over all ranks")
+    answers_per_prompt: int = Field(
+        1, ge=1, description="answers drawn to each prompt, compared by group and rloo"
+    )
     generation_batches: int = Field(
         1, ge=1, description="rollout batches per iteration (DeepSpeed-Chat)"
     )
@@ -368,6 +385,17 @@ class PPOConfig(StageConfig):
         1.0, gt=0, le=1, description="must be 1: a filtered draw is not the policy's"
     )
 
+    advantage: Literal["gae", "global", "group", "rloo"] = Field(
+        "gae",
+        description="gae: with a critic (Schulman et al. 2016); without one, global: what comes "
+        "after, against all tokens' mean (Hu et al. 2025); group: an answer against the prompt's "
+        "others (Shao et al. 2024); rloo: against their mean alone (Ahmadian et al. 2024)",
+    )
+    group_scale: bool = Field(
+        True,
+        description="group: divide by the group's spread (Shao et al. 2024); "
+        "False: do not (Liu et al. 2025)",
+    )
     gamma: float = Field(1.0, gt=0, le=1, description="discount per token (DeepSpeed-Chat)")
     lam: float = Field(
         0.95, ge=0, le=1, description="GAE's lambda, per token (Schulman et al. 2016)"
@@ -465,6 +493,24 @@ class PPOConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _a_group_has_several_answers(self) -> PPOConfig:
+        if self.advantage in ("group", "rloo") and self.answers_per_prompt < 2:
+            raise ValueError(
+                f"advantage {self.advantage} with answers_per_prompt {self.answers_per_prompt}: "
+                "an answer is compared with the prompt's others; set answers_per_prompt to 2 or up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_pays(self) -> PPOConfig:
+        if self.reward == "none" and (self.kl_in == "loss" or not self.kl_ctl):
+            raise ValueError(
+                f"reward none with kl_in {self.kl_in} and kl_ctl {self.kl_ctl}: nothing would tell "
+                "answers apart; put the KL into the reward with a kl_ctl above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _kl_loss_has_a_gradient(self) -> PPOConfig:
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError(
@@ -502,21 +548,58 @@ class PPOConfig(StageConfig):
 
     @model_validator(mode="after")
     def _minibatches_divide(self) -> PPOConfig:
-        rollout = self.batch_size * self.generation_batches
         parts = self.ranks * self.minibatches * self.gradient_accumulation_steps
-        if rollout % parts:
+        if self.rollout % parts:
             raise ValueError(
-                f"{rollout} answers an iteration cannot be divided among ranks {self.ranks} x "
+                f"{self.rollout} answers an iteration cannot be divided among ranks {self.ranks} x "
                 f"minibatches {self.minibatches} x gradient_accumulation_steps "
                 f"{self.gradient_accumulation_steps}; take a multiple of {parts}"
             )
         return self
 
     @property
+    def roles(self) -> tuple[Role, ...]:
+        """The models that are trained; only `gae` asks a critic."""
+        return ("actor", "critic") if self.advantage == "gae" else ("actor",)
+
+    @property
+    def rollout(self) -> int:
+        """Answers of one iteration over all ranks."""
+        return self.batch_size * self.generation_batches * self.answers_per_prompt
+
+    @property
     def micro_batch(self) -> int:
         """Answers in one forward and backward pass of one rank: a part of a minibatch."""
-        rollout = self.batch_size * self.generation_batches
-        return rollout // (self.ranks * self.minibatches * self.gradient_accumulation_steps)
+        return self.rollout // (self.ranks * self.minibatches * self.gradient_accumulation_steps)
+
+
+class DPOConfig(StageConfig):
+    """Direct preference optimisation of the SFT model on pairs, without a reward model (ch. 10)."""
+
+    reads: ClassVar[Reads] = "pairs"
+    part: ClassVar[str] = "reward"
+
+    stage: Literal["dpo"] = Field("dpo", description="whose settings these are")
+    model: ModelReference = Field(
+        description="the SFT model: start of the policy, and reference (Rafailov et al. 2023)"
+    )
+    steps: int = Field(230, ge=1, description="optimizer steps")
+    learning_rate: float = Field(
+        1e-4, gt=0, description="peak of the schedule; AdamW (Loshchilov and Hutter 2019)"
+    )
+    beta: float = Field(
+        0.1, gt=0, description="score per nat of the log-ratio to the reference (Rafailov 2023)"
+    )
+    loss: Literal["sigmoid", "ipo"] = Field(
+        "sigmoid",
+        description="of the pairs' margins: DPO's (Rafailov et al. 2023) or IPO's (Azar et al. "
+        "2024)",
+    )
+    per_token: bool = Field(
+        False,
+        description="divide each answer's log-ratio by its length, so that length earns nothing "
+        "(Lambert et al. 2024, section 5)",
+    )
 
 
 class ProbeConfig(SFTConfig):
@@ -541,7 +624,12 @@ class ProbeConfig(SFTConfig):
         return SFTConfig.model_validate(common | self.cases[name])
 
 
-STAGES: dict[str, type[StageConfig]] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
+STAGES: dict[str, type[StageConfig]] = {
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "ppo": PPOConfig,
+    "dpo": DPOConfig,
+}
 LAUNCHED: dict[str, type[StageConfig]] = {**STAGES, "probe": ProbeConfig}  # what a worker can run
 
 

@@ -267,19 +267,21 @@ def undo_first_step(optimizer: object) -> None:
 
 
 def parameter_groups(config: StageConfig, module: nn.Module, role: Role = "model") -> list[dict]:
-    """The trained weights as AdamW takes them: LoRA's adapters apart if they have their own rate.
+    """The trained weights as AdamW takes them: LoRA's adapters apart if they have their own rate,
+    and what weight decay spares, norms and biases, apart from the matrices that it shrinks.
 
     What is trained beside adapters, a reward model's score head, keeps the stage's rate. Source:
-    DeepSpeed-Chat's `lora_learning_rate`.
+    DeepSpeed-Chat's `lora_learning_rate` and `get_optimizer_grouped_parameters`.
     """
-    lora = config.of(role, "lora")
+    lora, decay = config.of(role, "lora"), config.of(role, "weight_decay")
     rate = lora.lora_learning_rate if lora else None
-    groups: dict[bool, list] = {False: [], True: []}
+    groups: dict[tuple[bool, bool], dict] = {}
     for name, weight in module.named_parameters():
         if weight.requires_grad:
-            groups[bool(rate) and "lora_" in name].append(weight)
-    rest, adapters = {"params": groups[False]}, {"params": groups[True], "lr": rate}
-    return [group for group in (rest, adapters) if group["params"]]
+            own_rate, spared = bool(rate) and "lora_" in name, bool(decay) and weight.ndim < 2
+            changes = ({"lr": rate} if own_rate else {}) | ({"weight_decay": 0.0} if spared else {})
+            groups.setdefault((own_rate, spared), {"params": []} | changes)["params"].append(weight)
+    return [groups[key] for key in sorted(groups)]
 
 
 def schedule(config: StageConfig, total_steps: int) -> Callable[[int], float]:

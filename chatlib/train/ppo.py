@@ -1,9 +1,12 @@
-"""Proximal policy optimisation of a chat policy (chapter 5): sample, score, learn, repeat.
+"""Policy optimisation of a chat policy (chapters 5 and 10): sample, score, learn, repeat.
 
 Row by row of an answer y_1 ... y_T to a prompt x:
 
     state  s_t = (x, y_1 .. y_{t-1})     action  y_t     value  V(s_t), read at the token before y_t
-    reward r_t = -beta KL_t + [t = T] score(x, y)         advantage  GAE(r, V)
+    reward r_t = -beta KL_t + [t = T] score(x, y)         advantage  GAE(r, V), or without V
+
+Without a critic an answer is compared with the other answers to its prompt, or with all; see
+`add_advantages`. Answers to one prompt stand next to each other, on one rank.
 
 Sequences are stored unpadded and padded on the right for each pass; all (batch, time) tensors
 below are aligned with the answers, whose first token stands in column 0.
@@ -41,6 +44,7 @@ from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 # of the book's minibatches of 16 rows 31 % are padding, and 16 % when eight of similar length go
 # together. Of 32 rows on two threads, groups of 11 were fastest (8: 1.11, 16: 1.05 times as long).
 ROWS_TOGETHER = 12
+OF_CRITIC = ("value_error", "explained_variance")  # figures that a run without one does not have
 Trained = TypeVar("Trained", bound=nn.Module, covariant=True)
 
 
@@ -75,8 +79,9 @@ class Rollout:
     """Answers drawn from the policy and all that is known of them; nothing here has a gradient.
 
     ``rows`` are prompt + answer, ``answers`` the answers alone. The tensors are (batch, time),
-    0 on padding, but for ``score`` (the reward model's), ``ended`` and ``cut`` (whether the
-    reward model could not read the beginning), which are (batch,).
+    0 on padding, but for ``score`` (the reward model's), ``paid`` (what the answer is paid: the
+    score, unless `pay` says otherwise), ``ended`` and ``cut`` (whether the reward model could not
+    read the beginning), which are (batch,).
     """
 
     rows: list[list[int]]
@@ -87,6 +92,7 @@ class Rollout:
     values: Tensor
     entropy: Tensor
     score: Tensor
+    paid: Tensor
     ended: Tensor
     cut: Tensor
     advantages: Tensor | None = None
@@ -143,7 +149,7 @@ def generate(
 ) -> list[list[int]]:
     """One draw from the policy for each prompt, in ``generation_batches`` parts."""
     stop, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    size = len(prompts) // config.generation_batches
+    size = len(prompts) // config.generation_batches  # prompts come once for each of their answers
     answers: list[list[int]] = []
     actor.eval()
     limits = config.max_answer_tokens, stop, pad, config.temperature
@@ -172,9 +178,8 @@ def make_experience(
     mask = collate.pad([[1] * len(a) for a in answers], 0)[0].to(nets.device)
     ended = torch.tensor([a[-1] == nets.tokenizer.eos_token_id for a in answers])
     none, ended = torch.zeros_like(mask, dtype=torch.float32), ended.to(nets.device)
-    r = Rollout(
-        rows, answers, mask, none, none, none, none, none[:, 0], ended, torch.zeros_like(ended)
-    )
+    unread, unpaid = torch.zeros_like(ended), none[:, 0]
+    r = Rollout(rows, answers, mask, none, none, none, none, unpaid, unpaid, ended, unread)
     r.old_logp, entropy = log_probs(nets.actor, r, nets.pad, config.temperature, True)
     r.entropy = cast(Tensor, entropy)  # it was asked for
     r.ref_logp, _ = log_probs(nets.reference, r, nets.pad, config.temperature)
@@ -186,24 +191,62 @@ def make_experience(
         texts = template.decode(nets.tokenizer, answers)
         whole = (nets.reward_model, [record.prompt for record in asked], texts)
         r.score, r.cut = reward.score_texts(*whole, nets.reward_tokenizer, nets.device)
+    r.paid = r.score
     return r
+
+
+def pay(
+    config: PPOConfig,
+    r: Rollout,
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    judged_by: Sequence[Judge],
+) -> None:
+    """Let the judge pay instead of the reward model, or nobody, as ``reward`` says."""
+    if config.reward == "gold":
+        verdicts = judges.verdicts(judged_by, records, template.decode(tokenizer, r.answers))
+        r.paid = torch.tensor([v.total for v in verdicts], dtype=r.score.dtype).to(r.score.device)
+    if config.reward == "none":
+        r.paid = torch.zeros_like(r.score)
 
 
 def add_advantages(config: PPOConfig, r: Rollout, beta: float) -> None:
     """Rewards, advantages and returns. Scores are clipped first, so the KL never is.
 
+    With a critic: GAE. Without: what follows a token, against the mean of all tokens (global), or
+    an answer's whole reward against those of the prompt's other answers (group, rloo).
+
     The returns are formed before whitening, which only the advantages get: the critic learns
-    the rewards' own scale. Whitening is over all ranks' tokens.
+    the rewards' own scale. Whitening is over all ranks' tokens; a group is its own scale.
     """
     kl = maths.kl_estimate(r.old_logp, r.ref_logp, config.kl_estimator)
-    score = maths.final_score(
-        r.score, r.ended, config.missing_eos_penalty, config.clip_reward_value
-    )
+    score = maths.final_score(r.paid, r.ended, config.missing_eos_penalty, config.clip_reward_value)
     rewards = maths.shaped_rewards(score, kl, r.mask, beta if config.kl_in == "reward" else 0.0)
     if config.whiten_rewards:
         rewards = whiten(rewards, r.mask, shift_mean=False, reduce=engine.sum_over_ranks)
-    advantages, r.returns = maths.gae(rewards, r.values, r.mask, config.gamma, config.lam)
-    r.advantages = whiten(advantages, r.mask, reduce=engine.sum_over_ranks)
+    if config.advantage == "gae":
+        advantages, r.returns = maths.gae(rewards, r.values, r.mask, config.gamma, config.lam)
+    else:
+        advantages = r.returns = maths.rewards_to_go(rewards, r.mask, config.gamma)
+    if config.advantage in ("group", "rloo"):
+        r.advantages = among_answers(config, rewards)[:, None] * r.mask
+    else:
+        r.advantages = whiten(advantages, r.mask, reduce=engine.sum_over_ranks)
+
+
+def among_answers(config: PPOConfig, rewards: Tensor) -> Tensor:
+    """An answer's whole reward against those of the other answers to its prompt. (batch,)"""
+    totals = rewards.sum(1).view(-1, config.answers_per_prompt)  # (prompts, answers)
+    if config.advantage == "rloo":
+        return maths.rloo_advantages(totals).flatten()
+    return maths.group_advantages(totals, config.group_scale).flatten()
+
+
+def alike(config: PPOConfig, r: Rollout) -> float:
+    """Share of all ranks' prompts whose answers were all paid the same: they teach nothing."""
+    paid = r.paid.view(-1, config.answers_per_prompt)
+    same = (paid.amax(1) - paid.amin(1)) < 1e-6
+    return (engine.sum_over_ranks(same.sum()) / engine.sum_over_ranks(len(same))).item()
 
 
 def known(x: Tensor | None) -> Tensor:
@@ -339,8 +382,10 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
     prompts, records, lost = encode(nets.tokenizer, data.train, room(config, limit))
     report = [*data.report, *lost]
     recorder.tell_data(report)
+    if config.reward == "gold":
+        judges.require(judged_by, records)
 
-    size = config.batch_size * config.generation_batches
+    size, each = config.batch_size * config.generation_batches, config.answers_per_prompt
     # Equal lengths: a batch of similar prompts would hold few intents, and its mean tell little.
     batches = collate.Batches([1] * len(prompts), size, config.seed, lost)
     torch.manual_seed(config.seed * 1000 + recorder.rank)  # every rank draws its own samples
@@ -353,12 +398,14 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
         recorder.beat(step, "generate")
         times = [time.perf_counter()]
         own = collate.shard(batches.at(step), recorder.rank, recorder.world)
+        own = [i for i in own for _ in range(each)]
         asked, theirs = [prompts[i] for i in own], [records[i] for i in own]
         answers = generate(config, nets.actor, asked, nets.tokenizer)
         times.append(time.perf_counter())
 
         recorder.beat(step, "score")
         r = make_experience(config, nets, asked, answers, theirs)
+        pay(config, r, theirs, nets.tokenizer, judged_by)
         add_advantages(config, r, beta)
         times.append(time.perf_counter())
 
@@ -368,10 +415,16 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
         times.append(time.perf_counter())
 
         figures = describe(r, sums, theirs, nets.tokenizer, judged_by)
+        if each > 1:
+            figures["alike"] = alike(config, r)
+        if not nets.critic:
+            figures = {name: x for name, x in figures.items() if name not in OF_CRITIC}
         tokens += int(figures.pop("rows_tokens"))
         figures |= clock.add(times, engine.sum_over_ranks(flops(config, *sizes, r)))
         done = step + 1
-        speed = throughput_of((done - first) * size, tokens - before, clock, recorder.world)
+        speed = throughput_of(
+            (done - first) * config.rollout, tokens - before, clock, recorder.world
+        )
         figures |= {**speed, "beta": beta, **learnt, "tokens": tokens}
         engine.log(nets.actor, recorder, done, **figures)
         if config.kl_target:
@@ -383,7 +436,7 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
 
     recorder.beat(config.steps, "save")
     save_models(nets, ema, recorder)
-    counts = (config.steps - first) * size, tokens - before, clock
+    counts = (config.steps - first) * config.rollout, tokens - before, clock
     seconds = {"train_seconds": sum(clock.spent.values())}
     summary = {"examples": len(prompts), "tokens": tokens, **seconds, "beta": beta}
     return summary | throughput_of(*counts, recorder.world) | {"data_report": report}
@@ -423,17 +476,22 @@ def load_models(
     dtype, tokenizer = engine.dtype_of(config, device), models.load_tokenizer(config.model)
     scorer, reward_tokenizer = load_reward_model(config, tokenizer, dtype)
     actor = models.load_policy(config.model, tokenizer)
-    reference = models.load_policy(config.model, tokenizer, dtype)
-    critic = load_critic(config, tokenizer, reward_tokenizer is not None)
+    reference = load_reference(config, tokenizer, dtype)
+    critic = None
+    if "critic" in config.roles:
+        critic = load_critic(config, tokenizer, reward_tokenizer is not None)
     models.adapt(actor, config, "CAUSAL_LM", recorder, "actor")
-    models.adapt(critic, config, "SEQ_CLS", recorder, "critic")
-    for model in (actor, critic, reference, scorer.model):
+    if critic:
+        models.adapt(critic, config, "SEQ_CLS", recorder, "critic")
+    for model in filter(None, (actor, critic, reference, scorer.model)):
         models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
-    actor_rate, critic_rate = config.actor_learning_rate, config.critic_learning_rate
-    policy, value = AnswerLM(actor, ROWS_TOGETHER), TokenScorer(critic, ROWS_TOGETHER)
-    trained_policy = engine.initialize(config, policy, actor_rate, total, "actor", recorder)
-    trained_value = engine.initialize(config, value, critic_rate, total, "critic", recorder)
+    policy, rate = AnswerLM(actor, ROWS_TOGETHER), config.actor_learning_rate
+    trained_policy = engine.initialize(config, policy, rate, total, "actor", recorder)
+    trained_value = None
+    if critic:
+        value, rate = TokenScorer(critic, ROWS_TOGETHER), config.critic_learning_rate
+        trained_value = engine.initialize(config, value, rate, total, "critic", recorder)
     of_actor, of_critic = zero_stage(config, "actor"), zero_stage(config, "critic")
     offload = config.offload_reference_model
     return Models(
@@ -444,6 +502,19 @@ def load_models(
         tokenizer,
         reward_tokenizer,
     )
+
+
+def load_reference(
+    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> PreTrainedModel:
+    """What the KL is measured from; `ValueError` for a teacher that reads other ids."""
+    name = config.reference or config.model
+    if models.load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"reference {name} has another tokenizer than the policy {config.model}: their "
+            "probabilities are of other tokens; take a reference with the policy's vocabulary"
+        )
+    return models.load_policy(name, tokenizer, dtype)
 
 
 def load_reward_model(
@@ -556,8 +627,7 @@ def next_beta(config: PPOConfig, beta: float, kl: float) -> float:
     """The KL's weight after an iteration whose answers cost ``kl`` nats each, if it adapts."""
     if config.kl_target is None:
         return beta
-    answers = config.batch_size * config.generation_batches
-    return maths.adaptive_beta(beta, kl, config.kl_target, answers, config.kl_horizon)
+    return maths.adaptive_beta(beta, kl, config.kl_target, config.rollout, config.kl_horizon)
 
 
 def show(recorder: Recorder, records: list[Record], texts: list[str]) -> None:
@@ -567,14 +637,16 @@ def show(recorder: Recorder, records: list[Record], texts: list[str]) -> None:
 
 
 def flops(config: PPOConfig, policy: Size, value: Size, r: Rollout) -> Tensor:
-    """FLOPs (3,) of this rank's iteration: generation, the four scoring passes, the updates.
+    """FLOPs (3,) of this rank's iteration: generation, the scoring passes, the updates.
 
     Generation computes with the cache what one forward pass does; PTX is not counted.
     """
     read, answer = [len(row) - 1 for row in r.rows], sum(map(len, r.answers))
     once = [forward_flops(size, read, answer) for size in (policy, value)]
-    score = 2 * once[0] + once[1] + forward_flops(value, [len(row) for row in r.rows], len(r.rows))
-    learn = training_flops(once[0], config, "actor") + training_flops(once[1], config, "critic")
+    learnt = {"actor": once[0], "critic": once[1]}
+    score = once[0] + sum(learnt[role] for role in config.roles)  # the reference, and these
+    score += forward_flops(value, [len(row) for row in r.rows], len(r.rows))
+    learn = sum(training_flops(learnt[role], config, role) for role in config.roles)
     return torch.tensor([once[0], score, config.ppo_epochs * learn], dtype=torch.float64)
 
 

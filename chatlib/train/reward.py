@@ -121,9 +121,18 @@ def trained(config: RewardConfig, model: PreTrainedModel, recorder: Recorder) ->
 def encode(
     tokenizer: PreTrainedTokenizerBase, records: list[Preference], limit: int, recorder: Recorder
 ) -> tuple[list[Pair], list[Preference], list[str]]:
-    """(pairs, their records, report): each rank encodes a share; what does not fit is counted.
+    """(pairs, their records, report), as of `encode_apart`, each answer after its prompt."""
+    apart, kept, report = encode_apart(tokenizer, records, limit, recorder)
+    return [(prompt + a, prompt + b) for prompt, a, b in apart], kept, report
 
-    A pair whose prompt fills the context is left out; a longer answer is cut at its end.
+
+def encode_apart(
+    tokenizer: PreTrainedTokenizerBase, records: list[Preference], limit: int, recorder: Recorder
+) -> tuple[list[tuple[list[int], list[int], list[int]]], list[Preference], list[str]]:
+    """(prompt, chosen and rejected answer of each pair; their records; report).
+
+    Each rank encodes a share; what does not fit is counted. A pair whose prompt fills the context
+    is left out; a longer answer is cut at its end.
     """
     own = [records[i] for i in collate.shard(range(len(records)), recorder.rank, recorder.world)]
     prompts = [r.prompt for r in own]
@@ -132,11 +141,12 @@ def encode(
         template.encode_answers(tokenizer, prompts, [getattr(r, side) for r in own])
         for side in ("chosen", "rejected")
     ]
-    whole = engine.gather([(p, p + a, p + b) for p, a, b in zip(opened, *answers)])
-    fits = [len(p) < limit and a[:limit] != b[:limit] for p, a, b in whole]
-    pairs = [(a[:limit], b[:limit]) for (_, a, b), fit in zip(whole, fits) if fit]
+    whole = engine.gather(list(zip(opened, *answers)))
+    short = [(p, a[: limit - len(p)], b[: limit - len(p)]) for p, a, b in whole]
+    fits = [len(p) < limit and a != b for p, a, b in short]
+    pairs = [pair for pair, fit in zip(short, fits) if fit]
     report = []
-    if cut := sum(max(len(a), len(b)) > limit for _, a, b in whole):
+    if cut := sum(len(p) + max(len(a), len(b)) > limit for p, a, b in whole):
         report.append(f"{cut} of {len(whole)} pairs are longer than {limit} tokens and were cut")
     if lost := len(whole) - len(pairs):
         report.append(

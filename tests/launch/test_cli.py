@@ -133,7 +133,7 @@ def test_a_model_that_was_not_trained_yet(home, capsys):
 def test_the_whole_pipeline_can_be_planned_before_anything_is_trained(home, capsys):
     assert main(["e2e", "--dry-run", "--seed", "3", "--profile", "laptop"]) == 0
     printed = capsys.readouterr().out
-    assert [printed.count(f"{stage}-") > 0 for stage in STAGES] == [True] * 3
+    assert all(f"{stage}-" in printed for stage in ("sft", "reward", "ppo"))
     assert list(home.iterdir()) == []
 
 

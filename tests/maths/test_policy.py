@@ -19,6 +19,8 @@ from chatlib.maths.policy import (
     kl_estimate,
     policy_loss,
     reinforce_loss,
+    rewards_to_go,
+    rloo_advantages,
     shaped_rewards,
     value_loss,
 )
@@ -427,3 +429,60 @@ def test_explained_variance_of_a_perfect_a_constant_and_a_wrong_critic():
     assert explained_variance(torch.zeros(1, 4), returns, mask).item() == pytest.approx(0.0)
     assert explained_variance(-returns, returns, mask).item() == pytest.approx(-3.0)
     assert explained_variance(returns, torch.ones(1, 4), mask).item() == 0.0
+
+
+# --- advantages without a critic, on a language of three answers -----------------------------
+
+SCORES = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)  # of the three answers
+
+
+def true_gradient():
+    """Of the expected score, by autograd over all answers."""
+    logits = LOGITS.clone().requires_grad_()
+    (logits.softmax(-1) * SCORES).sum().backward()
+    return logits.grad
+
+
+def expected_estimate(advantages_of, k=2):
+    """The mean of ``1/k sum_i A_i grad log p_i`` over all draws of k answers to the prompt."""
+    logits = LOGITS.clone().requires_grad_()
+    logp = logits.log_softmax(-1)
+    p, total = logp.exp().detach(), torch.zeros((), dtype=torch.float64)
+    for draw in torch.cartesian_prod(*[torch.arange(3)] * k):
+        A = advantages_of(SCORES[draw][None])[0]
+        total = total + p[draw].prod() * (A * logp[draw]).sum() / k
+    total.backward()
+    return logits.grad
+
+
+def test_rloo_compares_with_the_mean_of_the_others():
+    scores = torch.randn(3, 4, dtype=torch.float64)
+    found = rloo_advantages(scores)
+    for i in range(3):
+        for j in range(4):
+            others = [scores[i, other].item() for other in range(4) if other != j]
+            assert found[i, j].item() == pytest.approx(scores[i, j].item() - sum(others) / 3)
+    torch.testing.assert_close(found, 4 / 3 * group_advantages(scores, scale=False))
+    with pytest.raises(ValueError, match="1 answer a prompt leaves no others"):
+        rloo_advantages(scores[:, :1])
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_rloo_is_unbiased_over_all_draws_and_a_scaled_group_is_not(k):
+    torch.testing.assert_close(expected_estimate(rloo_advantages, k), true_gradient())
+    plain = expected_estimate(lambda s: group_advantages(s, scale=False), k)
+    torch.testing.assert_close(plain, (k - 1) / k * true_gradient())  # too short, the same way
+    scaled, true = expected_estimate(group_advantages, k), true_gradient()
+    assert torch.cosine_similarity(scaled, true, dim=0) < 0.999
+
+
+def test_rewards_to_go_are_sums_of_what_follows():
+    tensors, mask = batch()
+    rewards = tensors[0]
+    for gamma in (1.0, 0.9):
+        found = rewards_to_go(rewards, mask, gamma)
+        for b, length in enumerate(LENGTHS):
+            for t in range(6):
+                later = range(t, length)
+                wanted = sum(gamma ** (k - t) * rewards[b, k].item() for k in later)
+                assert found[b, t].item() == pytest.approx(wanted)

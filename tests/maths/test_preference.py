@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatlib.maths import preference
 from chatlib.maths.preference import (
     bayes_accuracy,
     calibration_table,
@@ -136,3 +137,22 @@ def test_dpo_by_hand_and_its_gradient_goes_to_the_policy_alone():
 def test_dpo_of_the_reference_itself_is_ignorant():
     logp = torch.randn(2, 6)
     assert dpo_loss(*logp, *logp)[0].item() == pytest.approx(math.log(2))
+
+
+def test_ipo_pulls_the_margin_to_a_finite_target():
+    """Where all preferences agree, DPO's loss falls with any margin, IPO's turns at 1/(2 beta)."""
+    zero = torch.zeros(1, dtype=torch.float64)
+    margins = torch.tensor([0.0, 2.0, 5.0, 9.0], dtype=torch.float64)
+    ipo = [preference.ipo_loss(m[None], zero, zero, zero, beta=0.1)[0].item() for m in margins]
+    dpo = [preference.dpo_loss(m[None], zero, zero, zero, beta=0.1)[0].item() for m in margins]
+    assert ipo == pytest.approx([25.0, 9.0, 0.0, 16.0])
+    assert dpo == sorted(dpo, reverse=True)
+
+
+def test_losses_on_pairs_add_up_over_parts():
+    torch.manual_seed(0)
+    four = torch.randn(4, 6, dtype=torch.float64)
+    for loss in (preference.dpo_loss, preference.ipo_loss):
+        whole = loss(*four)[0]
+        parts = sum(loss(*part, denominator=6)[0] for part in (four[:, :2], four[:, 2:]))
+        torch.testing.assert_close(whole, parts)

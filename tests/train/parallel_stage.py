@@ -28,7 +28,10 @@ def train(config, recorder):
     inputs = read_json(recorder.directory.parent / "inputs.json")
     device = engine.start(config, recorder)
     place, findings = recorder.directory, {}
-    for experiment in (zero_stages, reward_stages, resumed, rollouts, update_of_given_answers):
+    for experiment in (
+        *(zero_stages, reward_stages, resumed, rollouts, update_of_given_answers),
+        alternatives,
+    ):
         recorder.beat(0, experiment.__name__)
         findings[experiment.__name__] = experiment(place, inputs, device)
     recorder.beat(0, "unequal lengths")
@@ -172,3 +175,40 @@ def unequal_lengths(inputs, device):
 def truncate(answer: list[int], stop: int) -> list[int]:
     """The answer up to and including its first stop token; whole when there is none."""
     return answer[: answer.index(stop) + 1] if stop in answer else answer
+
+
+# ---------------------------------------------------------------- chapter 10's algorithms
+WITHOUT_CRITIC = {  # ZeRO stage and advantage
+    "group": dict(zero_stage=1, advantage="group", kl_in="loss", kl_estimator="k2"),
+    "rloo": dict(zero_stage=2, advantage="rloo"),
+    "global": dict(zero_stage=3, advantage="global"),
+}
+
+
+def alternatives(place: Path, inputs, device, worlds=2):
+    """An update of each algorithm without a critic on given answers, and DPO at stage 2."""
+    out = {}
+    for name, changes in WITHOUT_CRITIC.items():
+        stage = changes["zero_stage"] if worlds > 1 else 0
+        config = tiny.ppo(
+            inputs["policy"],
+            inputs["scorer"],
+            **changes | dict(ranks=worlds, minibatches=1, zero_stage=stage),
+            answers_per_prompt=2,
+            actor_learning_rate=FAST,
+            adam_epsilon=STEPS["adam_epsilon"],
+        )
+        directory = place / name
+        (directory / "log").mkdir(parents=True, exist_ok=True)
+        nets = ppo.load_models(config, device, Recorder(directory, *tiny.place()))
+        prompts, answers = given_answers(nets.tokenizer)
+        groups = [[(prompts[i], answers[i + j]) for j in (0, 1)] for i in range(0, 8, 2)]
+        own = [one for group in collate.shard(groups, *tiny.place()) for one in group]
+        r = ppo.make_experience(config, nets, *map(list, zip(*own)))
+        ppo.add_advantages(config, r, beta=0.1)
+        sums, _ = ppo.update(config, nets, r, 0.1)
+        out[name] = engine.sum_over_ranks(sums).tolist()
+        engine.save_model(nets.actor, nets.tokenizer, directory / "model")
+    changes = STEPS | dict(ranks=worlds, zero_stage=2 if worlds > 1 else 0, learning_rate=FAST)
+    run = tiny.train(tiny.dpo(inputs["policy"], **changes), place / "dpo")
+    return out | {"dpo": [*tiny.losses(run), run.manifest.get("held_out_accuracy")]}

@@ -99,6 +99,24 @@ def test_a_ppo_update_does_not_depend_on_ranks_and_stage(stage, update_alone, fo
     assert tiny.furthest(ours, theirs) < TOLERANCE
 
 
+@pytest.fixture(scope="module")
+def alternatives_alone(policy, scorer, alone, tmp_path_factory):
+    """(figures, folder) of chapter 10's algorithms on one rank without ZeRO."""
+    import torch
+
+    inputs = {"policy": str(policy.model_dir), "scorer": str(scorer.model_dir)}
+    place = tmp_path_factory.mktemp("alternatives")
+    return parallel_stage.alternatives(place, inputs, torch.device("cpu"), worlds=1), place
+
+
+@pytest.mark.parametrize("name", [*parallel_stage.WITHOUT_CRITIC, "dpo"])
+def test_every_algorithm_on_two_ranks_is_what_it_is_on_one(name, alternatives_alone, found, two):
+    figures, place = alternatives_alone
+    assert found[0]["alternatives"][name] == pytest.approx(figures[name], rel=1e-3, abs=1e-4)
+    ours, theirs = (tiny.weights(folder / name / "model") for folder in (place, two))
+    assert tiny.furthest(ours, theirs) < TOLERANCE
+
+
 def test_two_and_two_ppo_iterations_on_two_ranks_are_four_bit_for_bit(two):
     whole, rest = (Run(two / name) for name in ("whole", "rest"))
     frames = [run.metrics.drop(columns=tiny.TIMES, errors="ignore") for run in (whole, rest)]

@@ -122,7 +122,7 @@ def test_the_reward_is_clipped_before_the_kl_is_added(setting):
     """With gamma = lambda = 1 and no values a return is the sum of the rewards to come."""
     at = setting(gamma=1.0, lam=1.0, clip_reward_value=5.0, missing_eos_penalty=0.0)
     r = at.experience()
-    r.score = torch.full_like(r.score, 100.0)
+    r.paid = torch.full_like(r.paid, 100.0)
     r.ref_logp = r.old_logp - 20.0 * r.mask
     ppo.add_advantages(at.config, r, beta=0.75)
     assert r.values.abs().max() == 0

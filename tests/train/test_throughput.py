@@ -128,7 +128,7 @@ def test_ppos_flops_by_hand(policy):
     config = tiny.ppo("a", "b", ppo_epochs=2)
     size = Size(body=100, head=10, layers=1, width=4)
     none = torch.zeros(2, 3)
-    r = ppo.Rollout([[1] * 5, [1] * 8], [[1] * 2, [1] * 3], *[none] * 5, *[none[:, 0]] * 3)
+    r = ppo.Rollout([[1] * 5, [1] * 8], [[1] * 2, [1] * 3], *[none] * 5, *[none[:, 0]] * 4)
     once = forward_flops(size, [4, 7], 5)
     score = 3 * once + forward_flops(size, [5, 8], 2)
     assert ppo.flops(config, size, size, r).tolist() == [once, score, 2 * 2 * 3 * once]

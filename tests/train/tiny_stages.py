@@ -23,7 +23,14 @@ from chatlib.lab import launch
 from chatlib.runs.files import write_json
 from chatlib.runs.recorder import Recorder
 from chatlib.runs.store import Run
-from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig, StageConfig, TinyModel
+from chatlib.settings.stages import (
+    DPOConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    StageConfig,
+    TinyModel,
+)
 
 CONTEXT = 160
 TINY = TinyModel(hidden_size=32, layers=2, heads=2, vocab_size=512, context=CONTEXT)
@@ -41,6 +48,10 @@ def sft(**changes) -> SFTConfig:
 def reward(model, **changes) -> RewardConfig:
     small = dict(model=model, steps=4, num_warmup_steps=1, reference_samples=32)
     return RewardConfig(**SMALL | small | changes)
+
+
+def dpo(model, **changes) -> DPOConfig:
+    return DPOConfig(**SMALL | dict(model=model, steps=4, num_warmup_steps=1) | changes)
 
 
 def ppo(model, reward_model, **changes) -> PPOConfig:
