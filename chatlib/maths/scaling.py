@@ -1,12 +1,12 @@
-"""The arithmetic of scaling (chapter 9): bytes, messages, operations, hours, money.
+"""The arithmetic of scaling (chapter 9): bytes, messages, operations.
 
-Pure functions of numbers. Sizes are in bytes, a *weight* is one parameter, a *rank* one process
-with one device. The symbols of the page: Psi weights, N ranks, b bytes of a number.
+Hours and money are in `chatlib.maths.budget`. Pure functions of numbers. Sizes are in bytes, a
+*weight* is one parameter, a *rank* one process with one device. The symbols of the page: Psi
+weights, N ranks, b bytes of a number.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}  # b, bytes of a number
 MOMENTS = 8  # Adam's two moments of a weight, fp32
 MASTER = 4  # the fp32 copy of a weight that the optimizer steps
 STAGES = (0, 1, 2, 3)
+AWAY_FROM = {"optimizer": 1, "gradients": 2, "weights": 3}  # the stage from which it is offloaded
 Parts = dict[str, int]  # what the bytes are for, and how many
 
 
@@ -48,10 +49,10 @@ def state_bytes(weights: int, trained: int, ranks: int, stage: int, dtype: str) 
 def offloaded(parts: Parts, stage: int) -> tuple[Parts, Parts]:
     """(on the device, in host memory) when a rank's states are offloaded (Ren et al. 2021).
 
-    Optimizer states move from stage 1 on; at stage 3 the weights' shards do, too.
+    Optimizer states move from stage 1 on. From stage 2 on each gradient leaves for the host as soon
+    as it is reduced (section 4 there), so none is kept. At stage 3 the weights' shards move, too.
     """
-    moved = {"optimizer"} if stage else set()
-    moved |= {"weights"} if stage == 3 else set()
+    moved = {part for part, first in AWAY_FROM.items() if stage >= first}
     stay = {name: 0 if name in moved else size for name, size in parts.items()}
     return stay, {name: size for name, size in parts.items() if name in moved}
 
@@ -97,12 +98,11 @@ def total(models: dict[str, Parts]) -> int:
 
 
 def fewest_ranks(needed: Callable[[int], int], device: int, most: int = 4096) -> int | None:
-    """The smallest power of two of ranks whose share, ``needed(ranks)``, fits a device's bytes.
+    """The smallest number of ranks whose share, ``needed(ranks)``, fits a device's bytes.
 
     None when ``most`` are not enough.
     """
-    worlds = (2**k for k in range(int(math.log2(most)) + 1))
-    return next((n for n in worlds if needed(n) <= device), None)
+    return next((n for n in range(1, most + 1) if needed(n) <= device), None)
 
 
 # ------------------------------------------------------------------ activations
@@ -243,7 +243,7 @@ def communication_bytes(weights: int, ranks: int, stage: int, dtype: str) -> flo
     return scattered + gathered * collective_bytes("allgather", size, ranks)
 
 
-# ------------------------------------------------------- operations, hours, money
+# ------------------------------------------------------------------- operations
 
 
 def training_passes(recompute: bool = False, lora: bool = False) -> int:
@@ -256,65 +256,11 @@ def training_passes(recompute: bool = False, lora: bool = False) -> int:
     return 3 + recompute - lora
 
 
-def flops_per_token(weights: int, training: bool = True, recompute: bool = False) -> int:
+def flops_per_token(
+    weights: int, training: bool = True, recompute: bool = False, lora: bool = False
+) -> int:
     """Floating-point operations for a token, attention left out (Kaplan et al. 2020, table 1).
 
     2 Psi forward (one product, one sum a weight); `training_passes` times that to train.
     """
-    return 2 * weights * (training_passes(recompute) if training else 1)
-
-
-def ppo_flops(actor: int, critic: int, tokens: int, recompute: bool = False) -> int:
-    """Operations for one answer of PPO of ``tokens`` with its prompt, as DeepSpeed-Chat counts.
-
-    One forward pass of the actor for generation, training of actor and critic. The four scoring
-    passes are left out: DeepSpeed-Chat's published throughput leaves them out as well.
-    """
-    generation = flops_per_token(actor, training=False)
-    training = flops_per_token(actor + critic, recompute=recompute)
-    return tokens * (generation + training)
-
-
-def hours(flops: float, gpus: int, tflops: float) -> float:
-    """Hours for so many operations at an effective ``tflops`` (10^12 a second) of each GPU."""
-    return flops / (gpus * tflops * 1e12 * 3600)
-
-
-def cost(hours: float, gpus: int, price: float) -> float:
-    """What GPUs cost for some hours; ``price`` is that of one GPU for one hour."""
-    return hours * gpus * price
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a PPO run takes: bytes of states a GPU, hours, and money (in the price's currency)."""
-
-    bytes_per_gpu: int
-    hours: float
-    cost: float
-
-
-def estimate(
-    actor: int,
-    critic: int,
-    gpus: int,
-    stage: int,
-    *,
-    answers: int,
-    tokens: int,
-    tflops: float,
-    price: float,
-    recompute: bool = False,
-    offload: bool = False,
-    offload_reference: bool = False,
-    trained: tuple[int, int] | None = None,
-) -> Estimate:
-    """The calculator: memory, time and cost of one epoch of PPO in 16 bits.
-
-    ``answers`` of ``tokens`` with their prompts; ``tflops`` are effective ones a GPU, generation
-    and training together; activations and the generation cache come on top of the bytes.
-    """
-    away = offload, offload_reference
-    models = ppo_bytes(actor, critic, gpus, stage, "bf16", trained, *away)
-    time = hours(answers * ppo_flops(actor, critic, tokens, recompute), gpus, tflops)
-    return Estimate(total(models), time, cost(time, gpus, price))
+    return 2 * weights * (training_passes(recompute, lora) if training else 1)
