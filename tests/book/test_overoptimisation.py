@@ -15,7 +15,7 @@ T = 160
 def arms(lift=0.0, noise=0.0):
     """Runs along d (3 - d) from gold 2; a penalised one stops at a smaller d, ``lift`` above."""
     rng, made = np.random.default_rng(0), []
-    for which in itertools.product(experiment.REWARD_MODELS, experiment.BETAS, experiment.SEEDS):
+    for which in itertools.product(experiment.GROUPS, experiment.BETAS, experiment.SEEDS):
         furthest = 2.4 / (1 + 2 * which[1])
         d = np.linspace(0, 1, T) ** 0.5 * furthest
         gold = 2 + curve(d, 3.0, 1.0, "linear") + (lift if which[1] else 0)
@@ -25,7 +25,7 @@ def arms(lift=0.0, noise=0.0):
             "gold": (gold + rng.normal(0, noise, T)).tolist(),
             "kl": (d * d).tolist(),
         }
-        names = ("reward_model", "beta", "seed")
+        names = ("group", "beta", "seed")
         made.append({**dict(zip(names, which)), "curves": curves})
     return made
 
@@ -41,13 +41,16 @@ def test_a_penalty_that_only_stops_early_is_told_from_one_that_lifts_the_frontie
     same, lifted = (experiment.summary(arms(x, 0.2), drawn(), 2.0)["matched"] for x in (0, 0.5))
     assert same["verdict"]["low"] < 0 < same["verdict"]["high"]
     assert lifted["verdict"]["low"] > 0.3
-    assert lifted["verdict"]["n"] == len(experiment.REWARD_MODELS) * len(experiment.SEEDS)
+    assert lifted["verdict"]["n"] == len(experiment.GROUPS) * len(experiment.SEEDS)
 
 
 def test_the_form_that_the_curves_have_is_found():
-    fits = experiment.summary(arms(), drawn(), 2.0)["fits"]["weak"]
-    assert fits["all"]["linear"]["r2"] > 0.99 > fits["all"]["log"]["r2"]
-    assert fits["best of n"]["linear"] == pytest.approx({"a": 1.0, "b": 0.1, "r2": 1.0}, abs=1e-3)
+    fits = experiment.summary(arms(), drawn(), 2.0)["fits"]
+    found = fits["weak"]["all"]
+    assert found["linear"]["r2"] > 0.99 > found["log"]["r2"]
+    assert fits["best of n, weak"]["all"]["linear"] == pytest.approx(
+        {"a": 1.0, "b": 0.1, "r2": 1.0}, abs=1e-3
+    )
 
 
 def test_early_stopping_is_chosen_on_the_other_seeds():
@@ -72,7 +75,9 @@ def test_a_run_beyond_the_free_one_is_left_out():
 
 
 def test_an_arm_differs_from_chapter_5_in_what_is_named(home):
-    own = experiment.settings("weak", 0.2, 2).model_dump()
     chapter = recipe("ppo").model_dump()
-    different = {name for name in own if own[name] != chapter[name]}
-    assert different == {"reward_model", "kl_ctl", "steps", "seed"}
+    for group, rates in {"weak": set(), "weak, fast": {"actor", "critic"}}.items():
+        own = experiment.settings(group, 0.2, 2).model_dump()
+        different = {name for name in own if own[name] != chapter[name]}
+        named = {"reward_model", "kl_ctl", "steps", "seed", "lr_scheduler_type"}
+        assert different == named | {f"{role}_learning_rate" for role in rates}

@@ -1,8 +1,10 @@
-"""Over-optimisation as a figure (chapter 6): reward model x beta x seed at chapter 5's rates.
+"""Over-optimisation as a figure (chapter 6): reward model x learning rates x beta x seed.
 
-An arm is chapter 5's PPO with another reward model, beta, seed and number of iterations, nothing
-else. The seed is PPO's (prompts, sampling): SFT and reward models are those of seed 0, so intervals
-over seeds say what chance does to PPO, not to what it starts from.
+An arm is chapter 5's PPO with another reward model, beta, seed and number of iterations, and its
+learning rates held at their peak: a rate that falls to a tenth would stop every run early by
+itself. A third of the arms has the rates of both models multiplied by `FAST`. The seed is PPO's
+(prompts, sampling): SFT and reward models are those of seed 0, so intervals over seeds say what
+chance does to PPO, not to what it starts from.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from chatlib.train import models, rollout
 
 STAGES = ("sft", "reward", "ppo")
 REWARD_MODELS = {"weak": "weak_reward", "strong": "reward"}
+FAST = 10  # times chapter 5's rates
+GROUPS = {"weak": ("weak", 1), "strong": ("strong", 1), "weak, fast": ("weak", FAST)}
 BETAS = (0.0, 0.05, 0.2, 0.5)
 SEEDS = (0, 1, 2)
-STEPS = 110  # twice chapter 5's
+STEPS = 40  # iterations; in area under the rate more than chapter 5's 55 on their way down
 WINDOW = 9  # iterations of a smoothed figure: 576 answers
 PAIRS = 1500  # annotated, new to both reward models
 CASES = 300  # scenarios for the final policies, the same for all
@@ -42,11 +46,12 @@ def results() -> dict[str, Any]:
     rewards = {kind: trained(name) for kind, name in REWARD_MODELS.items()}
     names = "-".join(run.name for run in (sft, *rewards.values()))
     start = part(f"overoptimisation-start-{names}-{CASES}", partial(_judged, sft))
-    arms = [arm(*which) for which in itertools.product(REWARD_MODELS, BETAS, SEEDS)]
+    arms = [arm(*which) for which in itertools.product(GROUPS, BETAS, SEEDS)]
     drawn = part(f"overoptimisation-best-of-n-{names}-{PROMPTS}-{ANSWERS}", best_of_n)
     return {
         "seed_list": list(SEEDS),
         "steps": STEPS,
+        "fast": FAST,
         "window": WINDOW,
         "betas": list(BETAS),
         "accuracy": part(f"overoptimisation-accuracy-{names}-{PAIRS}", accuracy),
@@ -72,23 +77,33 @@ def accuracy() -> dict[str, dict[str, float]]:
 
 
 # ------------------------------------------------------------------------- what is computed
-def settings(kind: str, beta: float, seed: int) -> StageConfig:
-    """Chapter 5's PPO with another reward model, beta, number of iterations and seed."""
-    reward_model = run_of(recipe(REWARD_MODELS[kind])).reference
-    config = recipe("ppo", reward_model=reward_model, kl_ctl=beta, steps=STEPS)
-    return config.model_copy(update={"seed": seed})
+def settings(group: str, beta: float, seed: int) -> StageConfig:
+    """Chapter 5's PPO with another reward model, beta, seed, and rates; the rates do not fall."""
+    kind, times = GROUPS[group]
+    chapter = recipe("ppo").model_dump()
+    return recipe(
+        "ppo",
+        seed,
+        model=chapter["model"],
+        reward_model=run_of(recipe(REWARD_MODELS[kind])).reference,
+        kl_ctl=beta,
+        steps=STEPS,
+        actor_learning_rate=times * chapter["actor_learning_rate"],
+        critic_learning_rate=times * chapter["critic_learning_rate"],
+        lr_scheduler_type="constant",
+    )
 
 
-def arm(kind: str, beta: float, seed: int) -> dict[str, Any]:
+def arm(group: str, beta: float, seed: int) -> dict[str, Any]:
     """One launch: its curves, and its final policy judged; found again once it is finished."""
-    config = settings(kind, beta, seed)
+    config = settings(group, beta, seed)
 
     def compute() -> dict[str, Any]:
         run = launch(config)
         table = run.metrics[["step", "score", "gold", "kl"]].round(4)
         curves = {name: column.tolist() for name, column in table.items()}
         seconds = run.manifest["seconds"]
-        which = {"reward_model": kind, "beta": beta, "seed": seed, "seconds": seconds}
+        which = {"group": group, "beta": beta, "seed": seed, "seconds": seconds}
         return which | {"curves": curves, "final": _judged(run)}
 
     return part(f"overoptimisation-{run_of(config).name}-{CASES}", compute)
@@ -139,10 +154,11 @@ def best_of_n() -> dict[str, Any]:
 # ------------------------------------------------------------------------- what it means
 def summary(arms: list[dict], drawn: dict[str, Any], start: float) -> dict[str, Any]:
     """Fits, early stopping and the comparison at matched KL, from the curves; ``start``: gold."""
-    paths = {(a["reward_model"], a["beta"], a["seed"]): path(a["curves"]) for a in arms}
+    paths = {(a["group"], a["beta"], a["seed"]): path(a["curves"]) for a in arms}
     return {
-        "fits": {kind: fits(paths, drawn, kind, start) for kind in REWARD_MODELS},
-        "early_stopping": {kind: early_stopping(paths, kind) for kind in REWARD_MODELS},
+        "fits": {group: fits(paths, group, start) for group in GROUPS}
+        | {f"best of n, {kind}": best_of_n_fits(drawn, kind) for kind in REWARD_MODELS},
+        "early_stopping": {group: early_stopping(paths, group) for group in GROUPS},
         "matched": matched(paths),
     }
 
@@ -155,30 +171,34 @@ def path(curves: dict[str, list[float]]) -> pd.DataFrame:
     return table.assign(d=distance(table["kl"]))
 
 
-def fits(paths: dict, drawn: dict, kind: str, start: float) -> dict[str, Any]:
-    """Both forms fitted to PPO without a penalty, each seed and all, and to best of n."""
-    free = [paths[kind, 0.0, seed] for seed in SEEDS]
-    bon = [row["value"] for row in drawn[kind]["gold"]]
-    samples = {
-        "all": pd.concat(free),
-        **{f"seed {seed}": run for seed, run in zip(SEEDS, free)},
-        "best of n": pd.DataFrame({"d": distance(drawn["kl"]), "gold": bon}),
-    }
+def fits(paths: dict, group: str, start: float) -> dict[str, Any]:
+    """Both forms fitted to PPO without a penalty, of each seed and of all."""
+    free = {f"seed {seed}": paths[group, 0.0, seed] for seed in SEEDS}
     return {
-        name: {shape: _rounded(frontier.fit(t["d"], t["gold"] - base, shape)) for shape in SHAPES}
-        for name, t in samples.items()
-        for base in [bon[0] if name == "best of n" else start]
+        name: both_forms(t["d"], t["gold"] - start)
+        for name, t in {"all": pd.concat(free.values()), **free}.items()
     }
 
 
-def early_stopping(paths: dict, kind: str) -> dict[str, Any]:
+def best_of_n_fits(drawn: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Both forms fitted to best of n by a reward model."""
+    gold = np.array([row["value"] for row in drawn[kind]["gold"]])
+    return {"all": both_forms(distance(drawn["kl"]), gold - gold[0])}
+
+
+def both_forms(d: Any, gain: Any) -> dict[str, Any]:
+    """The fit of each of `SHAPES`."""
+    return {shape: _rounded(frontier.fit(d, gain, shape)) for shape in SHAPES}
+
+
+def early_stopping(paths: dict, group: str) -> dict[str, Any]:
     """Where the other seeds' gold without a penalty is highest on average, and gold there.
 
     To stop a run at its own peak would choose and judge by the same noise.
     """
-    gold = pd.DataFrame({seed: paths[kind, 0.0, seed]["gold"] for seed in SEEDS})
+    gold = pd.DataFrame({seed: paths[group, 0.0, seed]["gold"] for seed in SEEDS})
     peaks = [int(gold.drop(columns=seed).mean(axis=1).argmax()) for seed in SEEDS]
-    there = [paths[kind, 0.0, seed].iloc[peak] for seed, peak in zip(SEEDS, peaks)]
+    there = [paths[group, 0.0, seed].iloc[peak] for seed, peak in zip(SEEDS, peaks)]
     ends = [gold[seed].iloc[-1] for seed in SEEDS]
     fall = [end - row["gold"] for end, row in zip(ends, there)]
     return {
@@ -194,30 +214,29 @@ def matched(paths: dict) -> dict[str, Any]:
     """Gold of a penalised run's last iterations less gold without a penalty at the same KL.
 
     Above 0: the penalty improves the frontier. Around 0: it stops early, nothing more. ``verdict``
-    is over reward models and seeds, each with the mean of its betas, as these share a run at
-    beta 0. A seed whose free run never got as far away is left out of its beta.
+    is over groups and seeds, each with the mean of its betas, as these share a run at beta 0. A
+    run whose free twin never got as far away is left out.
     """
     rows = []
-    for (kind, beta, seed), run in paths.items():
+    for (group, beta, seed), run in paths.items():
         if beta == 0:
             continue
-        end, free = run.tail(WINDOW).mean(), paths[kind, 0.0, seed]
+        end, free = run.tail(WINDOW).mean(), paths[group, 0.0, seed]
         base = frontier.at_distance(free["d"], free["gold"], end["d"])
-        row = {"reward_model": kind, "beta": beta, "seed": seed, "kl": end["kl"]}
+        row = {"group": group, "beta": beta, "seed": seed, "kl": end["kl"]}
         rows.append(row | {"gold": end["gold"], "free": base, "gain": end["gold"] - base})
     table = pd.DataFrame(rows).dropna()
-    by_arm = table.groupby(["reward_model", "beta"])["gain"]
-    clusters = table.groupby(["reward_model", "seed"])["gain"].mean()
+    clusters = table.groupby(["group", "seed"])["gain"].mean()
     return {
         "rows": table.round(4).to_dict("records"),
         "arms": [
-            {"reward_model": kind, "beta": beta, **_rounded(frontier.over_seeds(gains))}
-            for (kind, beta), gains in by_arm
+            {"group": group, "beta": beta, **_rounded(frontier.over_seeds(gains))}
+            for (group, beta), gains in table.groupby(["group", "beta"])["gain"]
             if len(gains) > 1
         ],
-        "reward_models": {
-            kind: _rounded(frontier.over_seeds(gains))
-            for kind, gains in clusters.groupby("reward_model")
+        "groups": {
+            group: _rounded(frontier.over_seeds(gains))
+            for group, gains in clusters.groupby("group")
             if len(gains) > 1
         },
         "verdict": _rounded(frontier.over_seeds(clusters)),
