@@ -81,3 +81,16 @@ def test_an_arm_differs_from_chapter_5_in_what_is_named(home):
         different = {name for name in own if own[name] != chapter[name]}
         named = {"reward_model", "kl_ctl", "steps", "seed", "lr_scheduler_type"}
         assert different == named | {f"{role}_learning_rate" for role in rates}
+
+
+def test_what_the_readme_quotes_is_the_fast_arms_change_from_the_start():
+    made = arms()
+    for arm in made:
+        worth = {"weak": 3.0, "strong": 4.0, "weak, fast": 1.0 + arm["beta"]}[arm["group"]]
+        names = ("gold", "weak_score", "strong_score")
+        arm["final"] = {name: {"value": worth + 0.1 * arm["seed"]} for name in names}
+    start = {name: {"value": 2.0} for name in ("gold", "weak_score", "strong_score")}
+    found = experiment.headline(made, start)
+    assert found["gold_change"] == pytest.approx(-0.9)
+    assert found["control_gold_change"] == pytest.approx(-0.4)
+    assert all(row["gold"]["n"] == len(experiment.SEEDS) for row in found["changes"])

@@ -59,6 +59,7 @@ def results() -> dict[str, Any]:
         "arms": arms,
         "best_of_n": drawn,
         **summary(arms, drawn, start["gold"]["value"]),
+        **headline(arms, start),
     }
 
 
@@ -240,4 +241,27 @@ def matched(paths: dict) -> dict[str, Any]:
             if len(gains) > 1
         },
         "verdict": _rounded(frontier.over_seeds(clusters)),
+    }
+
+
+def headline(arms: list[dict], start: dict[str, Any]) -> dict[str, Any]:
+    """What the final policies gained or lost on the new prompts; the README quotes three of these.
+
+    ``changes`` has a row for each group and beta, with intervals over the seeds.
+    """
+    columns = ("gold", "weak_score", "strong_score")
+    rows = []
+    for group, beta in itertools.product(GROUPS, BETAS):
+        row: dict[str, Any] = {"group": group, "beta": beta}
+        for name in columns:
+            finals = [a["final"] for a in arms if (a["group"], a["beta"]) == (group, beta)]
+            change = [final[name]["value"] - start[name]["value"] for final in finals]
+            row[name] = _rounded(frontier.over_seeds(change))
+        rows.append(row)
+    fast = {row["beta"]: row for row in rows if row["group"] == list(GROUPS)[-1]}
+    return {
+        "changes": rows,
+        "reward_change": fast[BETAS[0]]["weak_score"]["value"],
+        "gold_change": fast[BETAS[0]]["gold"]["value"],
+        "control_gold_change": fast[BETAS[-1]]["gold"]["value"],
     }
