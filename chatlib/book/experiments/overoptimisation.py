@@ -27,12 +27,12 @@ from chatlib.train import models, rollout
 
 STAGES = ("sft", "reward", "ppo")
 REWARD_MODELS = {"weak": "weak_reward", "strong": "reward"}
-FAST = 10  # times chapter 5's rates
+FAST = 5  # times chapter 5's rates
 GROUPS = {"weak": ("weak", 1), "strong": ("strong", 1), "weak, fast": ("weak", FAST)}
 BETAS = (0.0, 0.05, 0.2, 0.5)
 SEEDS = (0, 1, 2)
 STEPS = 40  # iterations; in area under the rate more than chapter 5's 55 on their way down
-WINDOW = 9  # iterations of a smoothed figure: 576 answers
+WINDOW = 5  # iterations of a smoothed figure: 320 answers
 PAIRS = 1500  # annotated, new to both reward models
 CASES = 300  # scenarios for the final policies, the same for all
 PROMPTS, ANSWERS = 200, 64  # for best of n
