@@ -386,3 +386,28 @@ def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
         where = (reach.get_position(), leave.get_position())
         axes.annotate("", *where, arrowprops=arrow | ends)
     return figure
+
+
+@_styled
+def trails(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]],
+    xlabel: str,
+) -> Figure:
+    """Several curves of one colour: ``panels`` maps titles to {label: [(x, y), ...]}.
+
+    A label has the same colour and line in every panel; a curve of few points is marked at them.
+    """
+    labels = list(dict.fromkeys(label for curves_of in panels.values() for label in curves_of))
+    figure, axes_of = _panels(len(panels), min(len(panels), 2), 3.2)
+    for axes, (title, curves_of) in zip(axes_of, panels.items()):
+        for label, bundle in curves_of.items():
+            i = labels.index(label)
+            look: Any = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
+            for k, (x, y) in enumerate(bundle):
+                look |= {"label": label if k == 0 else None, "marker": "o" if len(x) < 12 else ""}
+                axes.plot(x, y, linewidth=1.3, markersize=4, **look)
+        axes.set(xlabel=xlabel, title=title)
+    shown = {line.get_label(): line for axes in axes_of[::-1] for line in axes.lines}
+    handles = [shown[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    return figure

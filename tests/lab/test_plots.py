@@ -27,6 +27,7 @@ FIGURES = {
     "histogram": lambda: plots.histogram({"a": STEPS, "b": STEPS + 3}, "tokens"),
     "scatter": lambda: plots.scatter(STEPS, STEPS, "x", "y", groups=["a", "b"] * 10),
     "heatmap": lambda: plots.heatmap(np.eye(3), "abc", "xyz"),
+    "trails": lambda: plots.trails({"gold": {"a": [(STEPS, STEPS), (STEPS, -STEPS)]}}, "d"),
     "attention": lambda: plots.attention_map(np.eye(3), "abc", "xyz"),
 }
 
@@ -113,3 +114,14 @@ def test_lines_keep_their_points_and_logarithmic_axes():
     assert [line.get_ydata().tolist() for line in axes.lines] == [[2, 20], [3, 3]]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_trails_of_one_label_share_a_colour_in_every_panel_and_one_line_of_the_legend():
+    seeds, other = [([0, 1], [2, 3]), ([0, 1], [4, 5])], [([0, 1], [1, 1])]
+    figure = plots.trails({"score": {"a": seeds}, "gold": {"b": other, "a": seeds}}, "d")
+    score, gold = figure.axes
+    assert len({line.get_color() for line in score.lines}) == 1
+    assert gold.lines[1].get_color() == score.lines[0].get_color() != gold.lines[0].get_color()
+    assert gold.lines[2].get_ydata().tolist() == [4, 5]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
