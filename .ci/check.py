@@ -59,6 +59,7 @@ def steps() -> list[Step]:
         Step("spelling", [*python, "codespell_lib"], both),
         Step("types", [*python, "mypy"], both),
         Step("fast", [*pytest, *FAST, *parallel, *unit], ("check",)),
+        Step("stored", [*python, "chatlib.book", "stale"]),  # lists; recomputing takes an hour
         Step("book", [*pytest, "tests/book", "-m", "book"]),
         Step("unit", [*pytest, "tests", *parallel, *unit]),
         Step("launch", [*pytest, "tests", *parallel, *launch]),

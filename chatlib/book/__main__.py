@@ -57,10 +57,13 @@ def experiment(names: list[str]) -> None:
 
 def stale(names: list[str]) -> None:
     """list the stored figures whose training code has changed since"""
-    for found in stored_results.everything():
+    kept = stored_results.everything()
+    for found in kept:
         if found.changed:
             stages = ", ".join(found.changed)
             print(f"{found.name}: {stages} changed since; `make results {found.name}` renews it")
+    current = sum(not found.changed for found in kept)
+    print(f"{current} of {len(kept)} stored results are of the code that trains today")
 
 
 def update_readme(names: list[str]) -> None:

@@ -33,14 +33,21 @@ def update(source: Path = pages.BUILD / "results.json") -> None:
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     README.write_text(
-        f"{before}{BEGIN}\n{SHOWN}\n\n{table(figures)}\n{END}{after}", encoding="utf-8"
+        f"{before}{BEGIN}\n{dialogue(figures)}{SHOWN}\n\n{table(figures)}\n{END}{after}",
+        encoding="utf-8",
     )
     picture(figures, PICTURE)
 
 
+def dialogue(figures: dict) -> str:
+    """One prompt and what three models say to it, as the front page found them; else nothing."""
+    said = at(figures, "front.dialogue")
+    return f"```text\n{said}\n```\n\n" if said else ""
+
+
 def table(figures: dict) -> str:
     """The figures that exist as a Markdown table, with where they were measured below it."""
-    lines = ["| | measured | asked for |", "|---|---|---|"]
+    lines = ["| | measured | threshold |", "|---|---|---|"]
     for label, key, show, asked in ROWS:
         value = at(figures, key)
         if value is not None:
@@ -89,7 +96,12 @@ def _gains(seeds: list[dict]) -> str:
 ROWS: list[tuple[str, str, Callable, str]] = [
     ("SFT: well-formed answers, new prompts", "sft.well_formed", _share, "0.95"),
     ("SFT: stated numbers that the prompt contains", "sft.grounded", _share, "0.85"),
-    ("reward model: way from chance to the Bayes ceiling", "reward.chance_to_bayes", _share, ".75"),
+    (
+        "reward model: way from chance to the Bayes ceiling",
+        "reward.chance_to_bayes",
+        _share,
+        "0.75",
+    ),
     ("PPO: gain in gold reward, by seed", "ppo.seeds", _gains, "+1.0 each"),
     (
         "PPO: wins against SFT, lower end of the 95 % interval, by seed",

@@ -51,11 +51,17 @@ class LaunchError(RunError):
 
 
 class RankFailed(LaunchError):
-    """A rank ended before training did. `rank`, `step`, `traceback` and `logs` tell more."""
+    """A rank ended before training did. `rank`, `step`, `traceback` and `logs` tell more.
 
-    def __init__(self, message: str, rank: int, step: int, traceback: str, logs: list[Path]):
+    `host` is the machine of the rank where there are several, else "".
+    """
+
+    def __init__(
+        self, message: str, rank: int, step: int, traceback: str, logs: list[Path], host: str = ""
+    ):
         super().__init__(message)
         self.rank, self.step, self.traceback, self.logs = rank, step, traceback, logs
+        self.host = host
 
 
 class LaunchStopped(LaunchError):
@@ -116,7 +122,8 @@ def failure(
     rank, step = first["rank"], first.get("step", 0)
     logs = [run.directory / "log" / f"rank{r}.txt" for r in range(ranks)]
     text = (first.get("traceback") or _tail(logs[rank])).strip()
-    place = f" on {hosts[rank]}" if hosts else ""
+    host = hosts[rank] if hosts else ""
+    place = f" on {host}" if host else ""
     parts = [
         f"{run.name}: rank {rank} of {ranks}{place}, at step {step} "
         f"({first.get('where') or 'training'}), {describe_end(first)}",
@@ -124,7 +131,7 @@ def failure(
         table(failed, hosts) if len(failed) > 1 else "",
         f"logs: {', '.join(map(str, logs))}",
     ]
-    return RankFailed("\n".join(filter(None, parts)), rank, step, text, logs)
+    return RankFailed("\n".join(filter(None, parts)), rank, step, text, logs, host)
 
 
 def _first(failed: list[dict], hosts: Sequence[str]) -> dict:

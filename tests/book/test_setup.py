@@ -10,9 +10,7 @@ from packaging.utils import canonicalize_name
 
 from chatlib.book import pages
 
-TEXTS = [
-    pages.ROOT / name for name in ("README.md", ".github/CONTRIBUTING.md", "notebooks/index.md")
-]
+TEXTS = [pages.ROOT / name for name in ("README.md", ".github/CONTRIBUTING.md")]
 MADE = re.findall(r"^([a-z]+):.*##", (pages.ROOT / "Makefile").read_text(), flags=re.M)
 
 

@@ -291,7 +291,9 @@ def test_clocks_of_different_machines_are_not_compared(home):
     for one in (late, state(1, error="OSError: b"), state(2, error="x: closed by peer", time=1.0)):
         write_state(state_path(home, one["rank"]), one)
     error = failure(Run(home), 3, 1, hosts=["node1", "node2", "node2"])
-    assert error.rank == 0 and "rank 0 of 3 on node1, at step 2" in str(error)
+    assert (error.rank, error.host) == (0, "node1") and "rank 0 of 3 on node1, at step 2" in str(
+        error
+    )
     nccl = "DistBackendError: ncclRemoteError: remote process exited or there was a network error"
     write_state(state_path(home, 0), state(0, error=nccl))
     assert failure(Run(home), 3, 1, hosts=["node1", "node2", "node2"]).rank == 1
