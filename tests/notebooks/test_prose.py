@@ -17,7 +17,8 @@ NUMBER = (
     r"(?:\d[\d.,]*|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|half|two thirds|a third|a quarter)"
 )
 MEASURED = re.compile(
-    r"(?<![\w.])\d+\.\d+(?![\w.]*\d)|(?<![\w.])\d+\s?%"
+    r"(?<![\w.])\d+\.\d+(?![\w.]*\d)"
+    r"|(?<![\w.])(?!95 %)\d+\s?%"  # 95 % is the level of all intervals
     rf"|\b(?:about|some|around|roughly|nearly|almost|over|under|up to)\s+{NUMBER}\b"
     r"|\b(?:twice|three times|four times|ten times) (?:as|more|less|the)\b"
     r"|\b(?:two thirds|three quarters|a third|a quarter|half) of the\b"
