@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+Numbers = Sequence[float] | np.ndarray
 GRID = np.geomspace(0.05, 2.0, 40)  # exponents that a search begins from
 
 
@@ -32,9 +33,9 @@ class Law(NamedTuple):
 
 
 def fit(
-    weights: Sequence[float],
-    tokens: Sequence[float],
-    losses: Sequence[float],
+    weights: Numbers,
+    tokens: Numbers,
+    losses: Numbers,
     floor: float | None = None,
 ) -> Law:
     """The law of least squared relative error, with E at ``floor`` where that is given.
@@ -64,7 +65,7 @@ def fit(
 def _linear(
     logs: tuple[np.ndarray, np.ndarray],
     losses: np.ndarray,
-    exponents: Sequence[float] | np.ndarray,
+    exponents: Numbers,
     floor: float | None,
 ) -> tuple[tuple[float, float, float], float]:
     """(E, A, B), none negative, and the sum of squared relative errors, for given exponents."""
@@ -78,9 +79,7 @@ def _linear(
     return (e, float(found[-2]), float(found[-1])), float(norm**2)
 
 
-def relative_error(
-    law: Law, weights: Sequence[float], tokens: Sequence[float], losses: Sequence[float]
-) -> float:
+def relative_error(law: Law, weights: Numbers, tokens: Numbers, losses: Numbers) -> float:
     """Root mean square of (predicted - measured) / measured."""
     y = np.asarray(losses, dtype=float)
     off = law(np.asarray(weights), np.asarray(tokens)) / y - 1
@@ -88,9 +87,9 @@ def relative_error(
 
 
 def resampled(
-    weights: Sequence[float],
-    tokens: Sequence[float],
-    losses: Sequence[float],
+    weights: Numbers,
+    tokens: Numbers,
+    losses: Numbers,
     times: int = 200,
     seed: int = 0,
 ) -> list[Law]:
@@ -107,7 +106,7 @@ def resampled(
     return [fit(n, d, np.maximum(draw, 1e-6)) for draw in draws]
 
 
-def middle(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def middle(values: Numbers, confidence: float = 0.95) -> tuple[float, float]:
     """The ends of the middle ``confidence`` of some values."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.asarray(values, dtype=float), (tail, 1 - tail))

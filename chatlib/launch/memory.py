@@ -93,9 +93,10 @@ def role_memory(config: StageConfig, device: str, role: Role, shapes: Shapes) ->
 def memory(config: StageConfig, device: str) -> Parts | None:
     """Predicted bytes per rank by part; None when the model's size is not known here.
 
-    Offloading moves the optimizer (stage 3: weights too) and PPO's reference into the host's
-    memory, where a CPU rank has everything anyway. The states are counted as if all were there at
-    the moment of most activations; `activations` is left out where a model is no Llama.
+    Offloading moves the optimizer (stages 2 and 3: gradients, stage 3: weights too) and PPO's
+    reference into the host's memory, where a CPU rank has everything anyway. The states are counted
+    as if all were there at the moment of most activations; `activations` is left out where a model
+    is no Llama.
     """
     total = {"process": PROCESS}
     for role, shapes in trained_models(config).items():

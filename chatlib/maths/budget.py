@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chatlib.maths.scaling import flops_per_token, ppo_bytes, state_bytes, total
+from chatlib.maths.scaling import WIDTH, flops_per_token, ppo_bytes, state_bytes, total
 
 FP32 = 4  # bytes
 TERA = 1e12
@@ -69,6 +69,19 @@ def effective(flops: Phases, tflops: Phases) -> float:
     """The one rate at which both phases would take as long as they do at their own: a harmonic
     mean, weighted with their operations."""
     return flops.sum / (flops.generation / tflops.generation + flops.training / tflops.training)
+
+
+def tokens_to_hide(
+    rate: float, link: float, passes: float = 3, dtype: str = "bf16", training: int = 3
+) -> float:
+    """T, tokens of a rank and step from which on computing takes longer than sending.
+
+        T = passes b R / (2 training W)
+
+    ``rate`` R operations a second, ``link`` W bytes a second; the size of the model is in both
+    times and cancels. ``training`` are the forward passes that a step is worth.
+    """
+    return passes * WIDTH[dtype] * rate / (2 * training * link)
 
 
 def cost(hours: float, gpus: int, price: float) -> float:

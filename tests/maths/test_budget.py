@@ -68,6 +68,15 @@ def test_the_estimate_of_stage_three_lies_between_what_is_kept_and_the_step():
     assert kept < theirs < budget.step_bytes(psi, ranks, 3, "bf16")
 
 
+def test_from_so_many_tokens_on_sending_takes_no_longer_than_computing():
+    tokens = budget.tokens_to_hide(150e12, 25e9)
+    for weights in (10**9, 7 * 10**10):
+        computing = tokens * scaling.flops_per_token(weights) / 150e12
+        sending = scaling.communication_bytes(weights, 10**6, 3, "bf16") / 25e9
+        assert computing == pytest.approx(sending, rel=1e-5)
+    assert budget.tokens_to_hide(150e12, 25e9, training=4) == pytest.approx(tokens * 3 / 4)
+
+
 def test_no_stage_is_trained_by_this_file():
     for stage in ("sft", "reward", "ppo", "probe"):
         assert "maths/budget.py" not in code.code_of(stage)

@@ -24,19 +24,23 @@ ASIDE = STEPS[1]  # where the seed and the rate vary
 RATE, STD, AT = 3e-3, 0.06, 128  # those of the book's model, and its width
 
 
+def model(width: int) -> TinyModel:
+    """The model of a width, its first weights scaled with it."""
+    std = STD * math.sqrt(AT / width)
+    return TinyModel(hidden_size=width, intermediate_size=2 * width, init_std=std)
+
+
 def config(width: int, steps: int, seed: int = 0, rate: float = 1.0) -> SFTConfig:
     """One cell; ``rate`` times the rule's peak learning rate."""
-    by_width = math.sqrt(AT / width)
-    model = TinyModel(hidden_size=width, intermediate_size=2 * width, init_std=STD * by_width)
     return SFTConfig(
-        model=model,
+        model=model(width),
         split=(6, 2, 2),
         records=BATCH * max(STEPS) + HELD_OUT,
         held_out=HELD_OUT,
         batch_size=BATCH,
         steps=steps,
         num_warmup_steps=steps // 10,
-        learning_rate=rate * RATE * by_width,
+        learning_rate=rate * RATE * math.sqrt(AT / width),
         seed=seed,
         ranks=2,
     )
@@ -47,7 +51,7 @@ def cell(width: int, steps: int, seed: int = 0, rate: float = 1.0) -> dict[str, 
     of = config(width, steps, seed, rate)
 
     def measured() -> dict[str, Any]:
-        manifest, shapes = launch(of).manifest, memory.tiny_shapes(of.model)
+        manifest, shapes = launch(of).manifest, memory.tiny_shapes(model(width))
         embedding = math.prod(shapes["embed_tokens.weight"])
         return {
             "width": width,
