@@ -386,3 +386,25 @@ def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
         where = (reach.get_position(), leave.get_position())
         axes.annotate("", *where, arrowprops=arrow | ends)
     return figure
+
+
+@_styled
+def bands(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], pd.DataFrame]]], xlabel: str
+) -> Figure:
+    """Curves with their intervals as bands, one panel a quantity: {title: {label: (x, table)}}.
+
+    A table has the columns ``value`` and, for a band, ``low`` and ``high``; its rows follow x.
+    """
+    figure, axes_of = _panels(len(panels), 1, 3.2 if len(panels) == 1 else 2.6)
+    for axes, (title, series) in zip(axes_of, panels.items()):
+        for i, (label, (x, table)) in enumerate(series.items()):
+            look: Any = {"color": COLOURS[i % len(COLOURS)]}
+            if {"low", "high"} <= set(table.columns):
+                axes.fill_between(list(x), table["low"], table["high"], alpha=0.15, **look)
+            marks: Any = {"marker": "os^Dv"[i % 5], "markersize": 4, "label": label}
+            axes.plot(list(x), table["value"], LINES[i % len(LINES)], **marks, **look)
+        axes.set(ylabel=title)
+    axes_of[-1].set_xlabel(xlabel)
+    axes_of[0].legend()
+    return figure

@@ -113,3 +113,13 @@ def test_lines_keep_their_points_and_logarithmic_axes():
     assert [line.get_ydata().tolist() for line in axes.lines] == [[2, 20], [3, 3]]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_bands_span_their_intervals_and_a_table_without_any_has_no_band():
+    series = {"with": ([0, 5], INTERVALS), "without": ([0, 5], INTERVALS[["value"]])}
+    (upper, lower) = plots.bands({"gold": series, "again": series}, "tokens").axes
+    (band,) = upper.collections
+    box = band.get_paths()[0].get_extents()
+    assert (box.ymin, box.ymax) == (INTERVALS["low"].min(), INTERVALS["high"].max())
+    assert [line.get_xdata().tolist() for line in upper.lines] == [[0, 5], [0, 5]]
+    assert (upper.get_ylabel(), lower.get_xlabel()) == ("gold", "tokens")
