@@ -410,4 +410,24 @@ def trails(
     shown = {line.get_label(): line for axes in axes_of[::-1] for line in axes.lines}
     handles = [shown[label] for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+
+
+def bands(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], pd.DataFrame]]], xlabel: str
+) -> Figure:
+    """Curves with their intervals as bands, one panel a quantity: {title: {label: (x, table)}}.
+
+    A table has the columns ``value`` and, for a band, ``low`` and ``high``; its rows follow x.
+    """
+    figure, axes_of = _panels(len(panels), 1, 3.2 if len(panels) == 1 else 2.6)
+    for axes, (title, series) in zip(axes_of, panels.items()):
+        for i, (label, (x, table)) in enumerate(series.items()):
+            look: Any = {"color": COLOURS[i % len(COLOURS)]}
+            if {"low", "high"} <= set(table.columns):
+                axes.fill_between(list(x), table["low"], table["high"], alpha=0.15, **look)
+            marks: Any = {"marker": "os^Dv"[i % 5], "markersize": 4, "label": label}
+            axes.plot(list(x), table["value"], LINES[i % len(LINES)], **marks, **look)
+        axes.set(ylabel=title)
+    axes_of[-1].set_xlabel(xlabel)
+    axes_of[0].legend()
     return figure

@@ -125,3 +125,13 @@ def test_trails_of_one_label_share_a_colour_in_every_panel_and_one_line_of_the_l
     assert gold.lines[2].get_ydata().tolist() == [4, 5]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+
+
+def test_bands_span_their_intervals_and_a_table_without_any_has_no_band():
+    series = {"with": ([0, 5], INTERVALS), "without": ([0, 5], INTERVALS[["value"]])}
+    (upper, lower) = plots.bands({"gold": series, "again": series}, "tokens").axes
+    (band,) = upper.collections
+    box = band.get_paths()[0].get_extents()
+    assert (box.ymin, box.ymax) == (INTERVALS["low"].min(), INTERVALS["high"].max())
+    assert [line.get_xdata().tolist() for line in upper.lines] == [[0, 5], [0, 5]]
+    assert (upper.get_ylabel(), lower.get_xlabel()) == ("gold", "tokens")
