@@ -248,7 +248,7 @@ def matched(paths: dict) -> dict[str, Any]:
 
 
 def headline(arms: list[dict], start: dict[str, Any]) -> dict[str, Any]:
-    """What the final policies gained or lost on the new prompts; the README quotes three of these.
+    """What the final policies gained or lost on the new prompts; the README quotes two of these.
 
     ``changes`` has a row for each group and beta, with intervals over the seeds.
     """
