@@ -116,7 +116,12 @@ ROWS: list[tuple[str, str, Callable, str]] = [
         _change,
         "+1.2",
     ),
-    ("over-optimised on purpose: gold reward", "overoptimisation.gold_change", _change, "-1.0"),
+    (
+        "over-optimised on purpose: gold reward, from its peak to the end",
+        "overoptimisation.early_stopping.weak, fast.fall.value",
+        _change,
+        "-1.0",
+    ),
     (
         "its control (same, but with a KL penalty): gold reward",
         "overoptimisation.control_gold_change",

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from chatlib.book import readme
 from chatlib.book.experiments import overoptimisation as experiment
 from chatlib.evaluate.frontier import best_of_n_kl, curve, distance
-from chatlib.lab import recipe
+from chatlib.lab import recipe, stored
 
 T = 160
 
@@ -94,3 +95,10 @@ def test_what_the_readme_quotes_is_the_fast_arms_change_from_the_start():
     assert found["gold_change"] == pytest.approx(-0.9)
     assert found["control_gold_change"] == pytest.approx(-0.4)
     assert all(row["gold"]["n"] == len(experiment.SEEDS) for row in found["changes"])
+
+
+def test_what_the_readme_quotes_is_in_the_stored_figures():
+    """A group that is renamed would make a row vanish from the README without a sound."""
+    figures = {"overoptimisation": stored("overoptimisation").figures}
+    keys = [key for _, key, *_ in readme.ROWS if key.startswith("overoptimisation.")]
+    assert len(keys) == 3 and all(readme.at(figures, key) is not None for key in keys)

@@ -113,7 +113,8 @@ def arm(group: str, beta: float, seed: int) -> dict[str, Any]:
 def _judged(run: Run) -> dict[str, Any]:
     """Gold and both scores of a policy's sampled answers to the same new prompts, bracketed."""
     tokenizer, cases = models.load_tokenizer(run.reference), scenarios(CASES)
-    net = models.load_policy(run.reference, tokenizer)
+    with models.no_bar():
+        net = models.load_policy(run.reference, tokenizer)
     verdicts = policy.assess(net, tokenizer, cases)
     prompts, answers = [case.messages() for case in cases], verdicts["answer"].tolist()
     columns: dict[str, Any] = {"gold": verdicts["gold"], "well_formed": verdicts["well_formed"]}
@@ -128,7 +129,7 @@ def _bracketed(values: Any) -> dict[str, float]:
 
 
 def _rounded(found: winrate.Interval | frontier.Fit) -> dict[str, float]:
-    return {name: round(float(value), 4) for name, value in found._asdict().items()}
+    return {name: round(value, 4) for name, value in found._asdict().items()}
 
 
 def best_of_n() -> dict[str, Any]:
@@ -137,7 +138,9 @@ def best_of_n() -> dict[str, Any]:
     tokenizer = models.load_tokenizer(run.reference)
     asked = [case.messages() for case in cases for _ in range(ANSWERS)]
     metas = [case.meta() for case in cases for _ in range(ANSWERS)]
-    answers = rollout.answer(models.load_policy(run.reference, tokenizer), tokenizer, asked)
+    with models.no_bar():
+        net = models.load_policy(run.reference, tokenizer)
+    answers = rollout.answer(net, tokenizer, asked)
     grid = (PROMPTS, ANSWERS)
     gold = np.reshape([shop.judge(m, a).total for m, a in zip(metas, answers)], grid)
     rows: dict[str, Any] = {"n": list(SIZES), "kl": frontier.best_of_n_kl(SIZES).round(4).tolist()}
@@ -245,7 +248,7 @@ def matched(paths: dict) -> dict[str, Any]:
 
 
 def headline(arms: list[dict], start: dict[str, Any]) -> dict[str, Any]:
-    """What the final policies gained or lost on the new prompts; the README quotes three of these.
+    """What the final policies gained or lost on the new prompts; the README quotes two of these.
 
     ``changes`` has a row for each group and beta, with intervals over the seeds.
     """
