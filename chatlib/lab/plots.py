@@ -439,7 +439,7 @@ def along_tokens(
     figure, (axes,) = _panels(1, 1, 3.4)
     for i, (label, (values, half)) in enumerate(series.items()):
         style, marker = LINES[i % len(LINES)], "os^Dv"[i % 5]
-        whole = {"marker": marker, "markersize": 4, "label": label, "linestyle": style}
+        whole: Any = {"marker": marker, "markersize": 4, "label": label, "linestyle": style}
         axes.errorbar(range(len(tokens)), values, half, capsize=2, elinewidth=0.8, **whole)
     axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
     axes.set(ylabel=ylabel)

@@ -47,9 +47,8 @@ def figures_of(arm: str, seed: int) -> dict[str, Any]:
 
 def launched(arm: str, seed: int) -> Run:
     """The finished PPO run of an arm."""
-    first = recipe("ppo")
-    trained("ppo")  # and, before it, the SFT and the reward model that all arms share
-    config = recipe("ppo", seed, model=first.model, reward_model=first.reward_model, **ARMS[arm])
+    shared = {name: trained("ppo").config[name] for name in ("model", "reward_model")}
+    config = recipe("ppo", seed, **shared, **ARMS[arm])
     paid = mutated("chatlib.train.ppo.make_experience", PAYS)
     with paid if arm == "gold judge" else contextlib.nullcontext():
         return launch(config)
