@@ -430,4 +430,61 @@ def bands(
         axes.set(ylabel=title)
     axes_of[-1].set_xlabel(xlabel)
     axes_of[0].legend()
+
+
+def noted_curve(
+    x: Sequence[float], y: Sequence[float], notes: Sequence[str], xlabel: str, ylabel: str
+) -> Figure:
+    """One curve with a note beside each of its points, such as the setting that led there."""
+    figure, (axes,) = _panels(1, 1, 3.2)
+    axes.plot(x, y, "-o", markersize=4)
+    for across, up, note in zip(x, y, notes, strict=True):
+        place: Any = {"textcoords": "offset points", "xytext": (5, -12), "fontsize": 8}
+        axes.annotate(note, (across, up), **place)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.margins(x=0.14, y=0.14)
+    return figure
+
+
+@_styled
+def seed_bands(
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], xlabel: str = "iteration"
+) -> Figure:
+    """Curves of several seeds: their mean as a line, lowest and highest as a band around it.
+
+    ``panels`` maps a panel's title to {label: (seeds, steps)}.
+    """
+    figure, axes_of = _panels(len(panels), 2, 2.2)
+    for axes, (title, curves_of) in zip(axes_of, panels.items()):
+        for i, (label, seeds) in enumerate(curves_of.items()):
+            table = np.asarray(seeds, dtype=float)
+            steps = np.arange(1, table.shape[1] + 1)
+            colour, style = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
+            axes.fill_between(steps, table.min(0), table.max(0), color=colour, alpha=0.2, lw=0)
+            axes.plot(steps, table.mean(0), style, color=colour, label=label)
+        axes.set_title(title, fontsize=9)
+    for axes in axes_of[-2:]:
+        axes.set_xlabel(xlabel)
+    axes_of[0].legend(fontsize=8)
+    return figure
+
+
+@_styled
+def along_tokens(
+    tokens: Sequence[str],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float] | None]],
+    ylabel: str = "",
+) -> Figure:
+    """Curves over the tokens of an answer; ``series`` maps labels to (values, half-widths or None).
+
+    A half-width is that of an interval, drawn as an error bar.
+    """
+    figure, (axes,) = _panels(1, 1, 3.4)
+    for i, (label, (values, half)) in enumerate(series.items()):
+        style, marker = LINES[i % len(LINES)], "os^Dv"[i % 5]
+        whole: Any = {"marker": marker, "markersize": 4, "label": label, "linestyle": style}
+        axes.errorbar(range(len(tokens)), values, half, capsize=2, elinewidth=0.8, **whole)
+    axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+    axes.set(ylabel=ylabel)
+    axes.legend(fontsize=8)
     return figure

@@ -135,3 +135,33 @@ def test_bands_span_their_intervals_and_a_table_without_any_has_no_band():
     assert (box.ymin, box.ymax) == (INTERVALS["low"].min(), INTERVALS["high"].max())
     assert [line.get_xdata().tolist() for line in upper.lines] == [[0, 5], [0, 5]]
     assert (upper.get_ylabel(), lower.get_xlabel()) == ("gold", "tokens")
+
+
+def test_a_noted_curve_writes_every_note_beside_its_point():
+    (axes,) = plots.noted_curve([0, 1, 2], [5, 7, 8], ["4", "2", "1"], "nats", "score").axes
+    assert [(t.get_text(), t.xy) for t in axes.texts] == [
+        ("4", (0, 5)),
+        ("2", (1, 7)),
+        ("1", (2, 8)),
+    ]
+    with pytest.raises(ValueError, match="zip"):
+        plots.noted_curve([0, 1], [5, 7], ["4"], "nats", "score")
+
+
+def test_a_band_reaches_from_the_lowest_to_the_highest_seed_around_their_mean():
+    seeds = [[0.0, 1.0, 5.0], [2.0, 1.0, 1.0]]
+    first, second = plots.seed_bands({"gold": {"ours": seeds}, "kl": {"ours": seeds}}).axes
+    (line,), (band,) = first.lines, first.collections
+    assert line.get_xydata().tolist() == [[1, 1], [2, 1], [3, 3]]
+    edge = band.get_paths()[0].vertices[:, 1]
+    assert edge.min() == 0 and edge.max() == 5
+    assert [first.get_title(), second.get_title()] == ["gold", "kl"]
+
+
+def test_curves_along_tokens_have_the_tokens_as_ticks_and_bars_where_given():
+    series = {"truth": ([1.0, 2.0], [0.1, 0.2]), "guess": ([1.0, 1.5], None)}
+    (axes,) = plots.along_tokens(["Hello", "Elena"], series, "score").axes
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["Hello", "Elena"]
+    bars = [segment[:, 1].tolist() for c in axes.collections for segment in c.get_segments()]
+    assert bars == [pytest.approx([0.9, 1.1]), pytest.approx([1.8, 2.2])]
+    assert len(axes.containers) == 2
