@@ -410,8 +410,10 @@ def trails(
     shown = {line.get_label(): line for axes in axes_of[::-1] for line in axes.lines}
     handles = [shown[label] for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
 
 
+@_styled
 def bands(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], pd.DataFrame]]], xlabel: str
 ) -> Figure:
@@ -430,8 +432,10 @@ def bands(
         axes.set(ylabel=title)
     axes_of[-1].set_xlabel(xlabel)
     axes_of[0].legend()
+    return figure
 
 
+@_styled
 def noted_curve(
     x: Sequence[float], y: Sequence[float], notes: Sequence[str], xlabel: str, ylabel: str
 ) -> Figure:
@@ -487,4 +491,28 @@ def along_tokens(
     axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
     axes.set(ylabel=ylabel)
     axes.legend(fontsize=8)
+    return figure
+
+
+@_styled
+def levels(
+    sources: Mapping[str, Any],
+    column: str,
+    floors: Mapping[str, float],
+    smooth: float = 0.0,
+    ylabel: str = "",
+) -> Figure:
+    """One figure of several runs on a logarithmic axis, and levels to compare it with.
+
+    ``sources`` maps labels to runs or tables, ``floors`` labels to heights; ``smooth`` as in
+    `curves`.
+    """
+    figure, (axes,) = _panels(1, 1, 3.2)
+    for i, (label, source) in enumerate(sources.items()):
+        _line(axes, _table(source), column, smooth, i, label)
+    for i, (label, height) in enumerate(floors.items()):
+        style = LINES[(i + 1) % len(LINES)]
+        axes.axhline(height, color=COLOURS[-1], linestyle=style, linewidth=1.2, label=label)
+    axes.set(xlabel="step", ylabel=ylabel or column, yscale="log")
+    axes.legend()
     return figure

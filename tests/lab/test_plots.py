@@ -165,3 +165,11 @@ def test_curves_along_tokens_have_the_tokens_as_ticks_and_bars_where_given():
     bars = [segment[:, 1].tolist() for c in axes.collections for segment in c.get_segments()]
     assert bars == [pytest.approx([0.9, 1.1]), pytest.approx([1.8, 2.2])]
     assert len(axes.containers) == 2
+
+
+def test_levels_draw_a_floor_on_a_logarithmic_axis():
+    figure = plots.levels({"run": METRICS}, "loss", {"entropy": 0.25}, smooth=0.5)
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    assert axes.lines[-1].get_ydata()[0] == 0.25
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["run", "entropy"]
