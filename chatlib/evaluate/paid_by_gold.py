@@ -30,7 +30,7 @@ def make_experience(
     answers: list[list[int]],
     asked: Sequence[Record] = (),
 ) -> Any:
-    """`chatlib.train.ppo.make_experience` with ``score`` (batch,) = (gold - MEAN) / SPREAD.
+    """`chatlib.train.ppo.make_experience`, ``score`` and ``paid`` (batch,) = (gold - MEAN) / SPREAD.
 
     ``asked`` are the prompts' records, which the judge needs. Raises `ValueError` when a record
     is none that the judge of the configuration's sources knows.
@@ -46,5 +46,5 @@ def make_experience(
             "prompts of its own corpus, so take no other source"
         )
     gold = torch.tensor([verdict.total for verdict in verdicts], device=r.score.device)
-    r.score = (gold - MEAN) / SPREAD
+    r.score = r.paid = (gold - MEAN) / SPREAD
     return r
