@@ -386,3 +386,27 @@ def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
         where = (reach.get_position(), leave.get_position())
         axes.annotate("", *where, arrowprops=arrow | ends)
     return figure
+
+
+@_styled
+def levels(
+    sources: Mapping[str, Any],
+    column: str,
+    floors: Mapping[str, float],
+    smooth: float = 0.0,
+    ylabel: str = "",
+) -> Figure:
+    """One figure of several runs on a logarithmic axis, and levels to compare it with.
+
+    ``sources`` maps labels to runs or tables, ``floors`` labels to heights; ``smooth`` as in
+    `curves`.
+    """
+    figure, (axes,) = _panels(1, 1, 3.2)
+    for i, (label, source) in enumerate(sources.items()):
+        _line(axes, _table(source), column, smooth, i, label)
+    for i, (label, height) in enumerate(floors.items()):
+        style = LINES[(i + 1) % len(LINES)]
+        axes.axhline(height, color=COLOURS[-1], linestyle=style, linewidth=1.2, label=label)
+    axes.set(xlabel="step", ylabel=ylabel or column, yscale="log")
+    axes.legend()
+    return figure

@@ -113,3 +113,11 @@ def test_lines_keep_their_points_and_logarithmic_axes():
     assert [line.get_ydata().tolist() for line in axes.lines] == [[2, 20], [3, 3]]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_levels_draw_a_floor_on_a_logarithmic_axis():
+    figure = plots.levels({"run": METRICS}, "loss", {"entropy": 0.25}, smooth=0.5)
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    assert axes.lines[-1].get_ydata()[0] == 0.25
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["run", "entropy"]
