@@ -30,7 +30,7 @@ def make_experience(
     answers: list[list[int]],
     asked: Sequence[Record] = (),
 ) -> Any:
-    """`chatlib.train.ppo.make_experience`, ``score`` and ``paid`` (batch,) = (gold - MEAN) / SPREAD.
+    """PPO's own `make_experience`, but ``score`` and ``paid`` (batch,) are (gold - MEAN) / SPREAD.
 
     ``asked`` are the prompts' records, which the judge needs. Raises `ValueError` when a record
     is none that the judge of the configuration's sources knows.
