@@ -386,3 +386,25 @@ def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
         where = (reach.get_position(), leave.get_position())
         axes.annotate("", *where, arrowprops=arrow | ends)
     return figure
+
+
+@_styled
+def plane(
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str
+) -> Figure:
+    """Two gains of each of several models as crosses, with lines at 0 and where both are equal.
+
+    ``points`` maps labels to two intervals, each (value, low, high, ...), across and up.
+    """
+    figure, (axes,) = _panels(1, 1, 4.2)
+    axes.axhline(0, color="#777777", linewidth=0.8)
+    axes.axvline(0, color="#777777", linewidth=0.8)
+    axes.axline((0, 0), slope=1, color="#777777", linestyle=":", label="the same gain on both")
+    for i, (label, ends) in enumerate(points.items()):
+        (x, *across), (y, *up) = (np.asarray(end[:3], dtype=float) for end in ends)
+        xerr, yerr = (np.abs(np.array(r) - v)[:, None] for r, v in ((across, x), (up, y)))
+        look: Any = {"fmt": "os^DvPX"[i % 7], "color": COLOURS[i % len(COLOURS)], "capsize": 3}
+        axes.errorbar([x], [y], yerr, xerr, markersize=5, label=label, **look)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(fontsize=8)
+    return figure

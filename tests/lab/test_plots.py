@@ -27,6 +27,7 @@ FIGURES = {
     "histogram": lambda: plots.histogram({"a": STEPS, "b": STEPS + 3}, "tokens"),
     "scatter": lambda: plots.scatter(STEPS, STEPS, "x", "y", groups=["a", "b"] * 10),
     "heatmap": lambda: plots.heatmap(np.eye(3), "abc", "xyz"),
+    "plane": lambda: plots.plane({"a": ((0.3, 0.1, 0.4, 9), (-1, -1.2, -0.7, 9))}, "x", "y"),
     "attention": lambda: plots.attention_map(np.eye(3), "abc", "xyz"),
 }
 
@@ -113,3 +114,10 @@ def test_lines_keep_their_points_and_logarithmic_axes():
     assert [line.get_ydata().tolist() for line in axes.lines] == [[2, 20], [3, 3]]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_a_cross_of_the_plane_spans_both_intervals_and_across_is_the_first():
+    figure = plots.plane({"bold": ((0.3, 0.1, 0.4, 90), (-1.0, -1.2, -0.7, 90))}, "weak", "others")
+    (cross,) = figure.axes[0].containers
+    ends = [bar.get_segments()[0].tolist() for bar in cross.lines[2]]
+    assert np.allclose(ends, [[[0.1, -1.0], [0.4, -1.0]], [[0.3, -1.2], [0.3, -0.7]]])
