@@ -516,3 +516,137 @@ def levels(
     axes.set(xlabel="step", ylabel=ylabel or column, yscale="log")
     axes.legend()
     return figure
+
+
+@_styled
+def plane(
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str
+) -> Figure:
+    """Two gains of each of several models as crosses, with lines at 0 and where both are equal.
+
+    ``points`` maps labels to two intervals, each (value, low, high, ...), across and up.
+    """
+    figure, (axes,) = _panels(1, 1, 4.2)
+    axes.axhline(0, color="#777777", linewidth=0.8)
+    axes.axvline(0, color="#777777", linewidth=0.8)
+    axes.axline((0, 0), slope=1, color="#777777", linestyle=":", label="the same gain on both")
+    for i, (label, ends) in enumerate(points.items()):
+        (x, *across), (y, *up) = (np.asarray(end[:3], dtype=float) for end in ends)
+        xerr, yerr = (np.abs(np.array(r) - v)[:, None] for r, v in ((across, x), (up, y)))
+        look: Any = {"fmt": "os^DvPX"[i % 7], "color": COLOURS[i % len(COLOURS)], "capsize": 3}
+        axes.errorbar([x], [y], yerr, xerr, markersize=5, label=label, **look)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(fontsize=8)
+    return figure
+
+
+_LINE = 78  # characters of 8-point type that fit the width of a figure
+
+
+def _places(tokens: Sequence[str], width: int = _LINE) -> list[tuple[int, int]]:
+    """(line, first column) of each token, broken into lines like words in a text."""
+    places, line, column = [], 0, 0
+    for token in tokens:
+        if column and column + len(token) + 1 > width:
+            line, column = line + 1, 0
+        places.append((line, column))
+        column += len(token) + 2
+    return places
+
+
+@_styled
+def token_strip(tokens: Sequence[str], kinds: Sequence[str], trained: Sequence[int]) -> Figure:
+    """One row of token ids as coloured boxes, broken into lines like text.
+
+    ``kinds`` (of each token: whose turn, or padding) chooses the colour of a box; where
+    ``trained`` is 1 the box is filled, where it is 0 (the loss is masked) only its frame is drawn.
+    """
+    from matplotlib.colors import to_rgba
+    from matplotlib.patches import Patch
+
+    places, names = _places(tokens), list(dict.fromkeys(kinds))
+    lines = places[-1][0] + 1
+    figure, (axes,) = _panels(1, 1, 0.27 * lines + 0.55)
+    axes.set(xlim=(-1, _LINE + 1), ylim=(lines - 0.4, -0.6))
+    axes.axis("off")
+    for token, kind, solid, (line, column) in zip(tokens, kinds, trained, places):
+        colour = COLOURS[names.index(kind) % len(COLOURS)]
+        fill = to_rgba(colour, 0.4 if solid else 0.0)
+        frame = {"boxstyle": "round,pad=0.2", "ec": colour, "fc": fill}
+        ink: Any = {"family": "monospace", "fontsize": 8, "parse_math": False}
+        axes.text(column, line, token, va="center", bbox=frame, **ink)
+    keys = [Patch(fc="white", ec=COLOURS[i % len(COLOURS)], label=n) for i, n in enumerate(names)]
+    keys.append(Patch(fc="#aaaaaa", ec="#666666", label="filled: trained on"))
+    axes.legend(handles=keys, loc="lower center", ncols=5, fontsize=8, bbox_to_anchor=(0.5, 1))
+    return figure
+
+
+@_styled
+def stacked(table: pd.DataFrame, xlabel: str = "") -> Figure:
+    """One horizontal bar a row, from the top, put together of the columns' parts in their order."""
+    figure, (axes,) = _panels(1, 1, 0.5 * len(table) + 1.1)
+    names, left = [str(name) for name in table.index], np.zeros(len(table))
+    for i, column in enumerate(table.columns):
+        width = table[column].to_numpy(dtype=float)
+        axes.barh(names, width, left=left, height=0.6, color=COLOURS[i % 7], label=str(column))
+        left = left + width
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    axes.grid(False, axis="y")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, fontsize=8)
+    return figure
+
+
+@_styled
+def with_intervals(
+    series: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str, log: bool = False
+) -> Figure:
+    """Curves with intervals: index x, columns ``value``, ``low``, ``high``; of one row, a point."""
+    figure, (axes,) = _panels(1, 1, 3.2)
+    for i, (label, rows) in enumerate(series.items()):
+        x, value = rows.index.to_numpy(dtype=float), rows["value"].to_numpy(dtype=float)
+        error = np.abs(rows[["low", "high"]].to_numpy(dtype=float).T - value)
+        look: Any = {"marker": "os^Dv"[i % 5], "markersize": 4, "capsize": 2, "elinewidth": 0.9}
+        axes.errorbar(x, value, error, linestyle=LINES[i % len(LINES)], label=label, **look)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_xscale("log" if log else "linear")
+    axes.legend()
+    return figure
+
+
+@_styled
+def forest(series: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
+    """Several estimates of the same quantities: index the names, ``value``, ``low``, ``high``.
+
+    A table without ``low`` is drawn as points; names that a table lacks stay empty.
+    """
+    names = list(dict.fromkeys(name for table in series.values() for name in table.index))
+    figure, (axes,) = _panels(1, 1, 0.42 * len(names) + 1.1)
+    for i, (label, table) in enumerate(series.items()):
+        height = [names.index(name) + 0.2 * i - 0.1 * (len(series) - 1) for name in table.index]
+        value = table["value"].to_numpy(dtype=float)
+        error = np.zeros((2, len(value)))
+        if "low" in table:
+            error = np.abs(table[["low", "high"]].to_numpy(dtype=float).T - value)
+        look: Any = {"fmt": "os^Dv"[i % 5], "markersize": 5, "capsize": 2}
+        axes.errorbar(value, height, xerr=error, label=label, **look)
+    axes.axvline(0.0, color="#777777", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@_styled
+def over_words(words: Sequence[str], series: Mapping[str, Sequence[float]], ylabel: str) -> Figure:
+    """One number a word, the words along the axis; NaN where a series has not the word."""
+    figure, (axes,) = _panels(1, 1, 3.2)
+    for i, (label, values) in enumerate(series.items()):
+        style, marker = LINES[i % len(LINES)], "os^Dv"[i % 5]
+        there = np.flatnonzero(np.isfinite(np.asarray(values, dtype=float)))
+        axes.plot(there, np.asarray(values)[there], style, marker=marker, markersize=3, label=label)
+    axes.set_xticks(range(len(words)), words, rotation=90, fontsize=8)
+    axes.set(ylabel=ylabel)
+    axes.legend()
+    return figure

@@ -27,8 +27,10 @@ FIGURES = {
     "histogram": lambda: plots.histogram({"a": STEPS, "b": STEPS + 3}, "tokens"),
     "scatter": lambda: plots.scatter(STEPS, STEPS, "x", "y", groups=["a", "b"] * 10),
     "heatmap": lambda: plots.heatmap(np.eye(3), "abc", "xyz"),
-    "trails": lambda: plots.trails({"gold": {"a": [(STEPS, STEPS), (STEPS, -STEPS)]}}, "d"),
     "attention": lambda: plots.attention_map(np.eye(3), "abc", "xyz"),
+    "with_intervals": lambda: plots.with_intervals({"a": NUMBERED, "b": NUMBERED[:1]}, "x", "y"),
+    "forest": lambda: plots.forest({"a": INTERVALS, "b": INTERVALS[["value"]][:1]}, "points"),
+    "over_words": lambda: plots.over_words("abc", {"a": [1, 2, 3], "b": [1, np.nan, 2]}, "y"),
 }
 
 
@@ -173,3 +175,39 @@ def test_levels_draw_a_floor_on_a_logarithmic_axis():
     assert axes.get_yscale() == "log"
     assert axes.lines[-1].get_ydata()[0] == 0.25
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["run", "entropy"]
+
+
+def test_a_cross_of_the_plane_spans_both_intervals_and_across_is_the_first():
+    figure = plots.plane({"bold": ((0.3, 0.1, 0.4, 90), (-1.0, -1.2, -0.7, 90))}, "weak", "others")
+    (cross,) = figure.axes[0].containers
+    ends = [bar.get_segments()[0].tolist() for bar in cross.lines[2]]
+    assert np.allclose(ends, [[[0.1, -1.0], [0.4, -1.0]], [[0.3, -1.2], [0.3, -0.7]]])
+
+
+def test_a_token_strip_fills_what_is_trained_on_and_colours_turns():
+    figure = plots.token_strip(["a", "b", "c"], ["user", "assistant", "assistant"], [0, 0, 1])
+    (axes,) = figure.axes
+    boxes = {text.get_text(): text.get_bbox_patch() for text in axes.texts}
+    filled = {name: box.get_facecolor()[3] > 0 for name, box in boxes.items()}
+    assert filled == {"a": False, "b": False, "c": True}
+    assert boxes["b"].get_edgecolor() == boxes["c"].get_edgecolor() != boxes["a"].get_edgecolor()
+    keys = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert keys == ["user", "assistant", "filled: trained on"]
+
+
+def test_a_token_strip_breaks_lines_so_that_no_two_boxes_overlap():
+    tokens = ["x" * (1 + i % 9) for i in range(60)]
+    places = plots._places(tokens, 40)
+    assert max(column + len(token) for token, (_, column) in zip(tokens, places)) <= 40
+    for (line, column), token, after in zip(places, tokens, places[1:]):
+        assert after == (line + 1, 0) or (after[0] == line and after[1] > column + len(token))
+
+
+def test_stacked_parts_begin_where_the_ones_before_them_end():
+    axes = plots.stacked(pd.DataFrame({"a": [1, 2], "b": [3, 0]}, index=["x", "y"])).axes[0]
+    edges = [[(bar.get_x(), bar.get_width()) for bar in part] for part in axes.containers]
+    assert edges == [[(0, 1), (0, 2)], [(1, 3), (2, 0)]]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["x", "y"] and axes.yaxis_inverted()
+
+
+NUMBERED = INTERVALS.set_axis([1, 4])
