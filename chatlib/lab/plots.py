@@ -386,3 +386,60 @@ def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
         where = (reach.get_position(), leave.get_position())
         axes.annotate("", *where, arrowprops=arrow | ends)
     return figure
+
+
+_LINE = 78  # characters of 8-point type that fit the width of a figure
+
+
+def _places(tokens: Sequence[str], width: int = _LINE) -> list[tuple[int, int]]:
+    """(line, first column) of each token, broken into lines like words in a text."""
+    places, line, column = [], 0, 0
+    for token in tokens:
+        if column and column + len(token) + 1 > width:
+            line, column = line + 1, 0
+        places.append((line, column))
+        column += len(token) + 2
+    return places
+
+
+@_styled
+def token_strip(tokens: Sequence[str], kinds: Sequence[str], trained: Sequence[int]) -> Figure:
+    """One row of token ids as coloured boxes, broken into lines like text.
+
+    ``kinds`` (of each token: whose turn, or padding) chooses the colour of a box; where
+    ``trained`` is 1 the box is filled, where it is 0 (the loss is masked) only its frame is drawn.
+    """
+    from matplotlib.colors import to_rgba
+    from matplotlib.patches import Patch
+
+    places, names = _places(tokens), list(dict.fromkeys(kinds))
+    lines = places[-1][0] + 1
+    figure, (axes,) = _panels(1, 1, 0.27 * lines + 0.55)
+    axes.set(xlim=(-1, _LINE + 1), ylim=(lines - 0.4, -0.6))
+    axes.axis("off")
+    for token, kind, solid, (line, column) in zip(tokens, kinds, trained, places):
+        colour = COLOURS[names.index(kind) % len(COLOURS)]
+        fill = to_rgba(colour, 0.4 if solid else 0.0)
+        frame = {"boxstyle": "round,pad=0.2", "ec": colour, "fc": fill}
+        ink: Any = {"family": "monospace", "fontsize": 8, "parse_math": False}
+        axes.text(column, line, token, va="center", bbox=frame, **ink)
+    keys = [Patch(fc="white", ec=COLOURS[i % len(COLOURS)], label=n) for i, n in enumerate(names)]
+    keys.append(Patch(fc="#aaaaaa", ec="#666666", label="filled: trained on"))
+    axes.legend(handles=keys, loc="lower center", ncols=5, fontsize=8, bbox_to_anchor=(0.5, 1))
+    return figure
+
+
+@_styled
+def stacked(table: pd.DataFrame, xlabel: str = "") -> Figure:
+    """One horizontal bar a row, from the top, put together of the columns' parts in their order."""
+    figure, (axes,) = _panels(1, 1, 0.5 * len(table) + 1.1)
+    names, left = [str(name) for name in table.index], np.zeros(len(table))
+    for i, column in enumerate(table.columns):
+        width = table[column].to_numpy(dtype=float)
+        axes.barh(names, width, left=left, height=0.6, color=COLOURS[i % 7], label=str(column))
+        left = left + width
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    axes.grid(False, axis="y")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, fontsize=8)
+    return figure

@@ -28,6 +28,8 @@ FIGURES = {
     "scatter": lambda: plots.scatter(STEPS, STEPS, "x", "y", groups=["a", "b"] * 10),
     "heatmap": lambda: plots.heatmap(np.eye(3), "abc", "xyz"),
     "attention": lambda: plots.attention_map(np.eye(3), "abc", "xyz"),
+    "stacked": lambda: plots.stacked(INTERVALS, "nats"),
+    "token_strip": lambda: plots.token_strip(["<|user|>", "$5", "?"], ["user"] * 3, [0, 1, 1]),
 }
 
 
@@ -113,3 +115,29 @@ def test_lines_keep_their_points_and_logarithmic_axes():
     assert [line.get_ydata().tolist() for line in axes.lines] == [[2, 20], [3, 3]]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_a_token_strip_fills_what_is_trained_on_and_colours_turns():
+    figure = plots.token_strip(["a", "b", "c"], ["user", "assistant", "assistant"], [0, 0, 1])
+    (axes,) = figure.axes
+    boxes = {text.get_text(): text.get_bbox_patch() for text in axes.texts}
+    filled = {name: box.get_facecolor()[3] > 0 for name, box in boxes.items()}
+    assert filled == {"a": False, "b": False, "c": True}
+    assert boxes["b"].get_edgecolor() == boxes["c"].get_edgecolor() != boxes["a"].get_edgecolor()
+    keys = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert keys == ["user", "assistant", "filled: trained on"]
+
+
+def test_a_token_strip_breaks_lines_so_that_no_two_boxes_overlap():
+    tokens = ["x" * (1 + i % 9) for i in range(60)]
+    places = plots._places(tokens, 40)
+    assert max(column + len(token) for token, (_, column) in zip(tokens, places)) <= 40
+    for (line, column), token, after in zip(places, tokens, places[1:]):
+        assert after == (line + 1, 0) or (after[0] == line and after[1] > column + len(token))
+
+
+def test_stacked_parts_begin_where_the_ones_before_them_end():
+    axes = plots.stacked(pd.DataFrame({"a": [1, 2], "b": [3, 0]}, index=["x", "y"])).axes[0]
+    edges = [[(bar.get_x(), bar.get_width()) for bar in part] for part in axes.containers]
+    assert edges == [[(0, 1), (0, 2)], [(1, 3), (2, 0)]]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["x", "y"] and axes.yaxis_inverted()
