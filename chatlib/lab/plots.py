@@ -386,3 +386,58 @@ def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
         where = (reach.get_position(), leave.get_position())
         axes.annotate("", *where, arrowprops=arrow | ends)
     return figure
+
+
+@_styled
+def with_intervals(
+    series: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str, log: bool = False
+) -> Figure:
+    """Curves with intervals: index x, columns ``value``, ``low``, ``high``; of one row, a point."""
+    figure, (axes,) = _panels(1, 1, 3.2)
+    for i, (label, rows) in enumerate(series.items()):
+        x, value = rows.index.to_numpy(dtype=float), rows["value"].to_numpy(dtype=float)
+        error = np.abs(rows[["low", "high"]].to_numpy(dtype=float).T - value)
+        look: Any = {"marker": "os^Dv"[i % 5], "markersize": 4, "capsize": 2, "elinewidth": 0.9}
+        axes.errorbar(x, value, error, linestyle=LINES[i % len(LINES)], label=label, **look)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_xscale("log" if log else "linear")
+    axes.legend()
+    return figure
+
+
+@_styled
+def forest(series: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
+    """Several estimates of the same quantities: index the names, ``value``, ``low``, ``high``.
+
+    A table without ``low`` is drawn as points; names that a table lacks stay empty.
+    """
+    names = list(dict.fromkeys(name for table in series.values() for name in table.index))
+    figure, (axes,) = _panels(1, 1, 0.42 * len(names) + 1.1)
+    for i, (label, table) in enumerate(series.items()):
+        height = [names.index(name) + 0.2 * i - 0.1 * (len(series) - 1) for name in table.index]
+        value = table["value"].to_numpy(dtype=float)
+        error = np.zeros((2, len(value)))
+        if "low" in table:
+            error = np.abs(table[["low", "high"]].to_numpy(dtype=float).T - value)
+        look: Any = {"fmt": "os^Dv"[i % 5], "markersize": 5, "capsize": 2}
+        axes.errorbar(value, height, xerr=error, label=label, **look)
+    axes.axvline(0.0, color="#777777", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@_styled
+def over_words(words: Sequence[str], series: Mapping[str, Sequence[float]], ylabel: str) -> Figure:
+    """One number a word, the words along the axis; NaN where a series has not the word."""
+    figure, (axes,) = _panels(1, 1, 3.2)
+    for i, (label, values) in enumerate(series.items()):
+        style, marker = LINES[i % len(LINES)], "os^Dv"[i % 5]
+        there = np.flatnonzero(np.isfinite(np.asarray(values, dtype=float)))
+        axes.plot(there, np.asarray(values)[there], style, marker=marker, markersize=3, label=label)
+    axes.set_xticks(range(len(words)), words, rotation=90, fontsize=8)
+    axes.set(ylabel=ylabel)
+    axes.legend()
+    return figure

@@ -17,6 +17,7 @@ TABLE = {"count": [4, 0, 6], "predicted": [0.2, 0.0, 0.8], "observed": [0.25, 0.
 INTERVALS = pd.DataFrame(
     {"value": [0.7, 0.4], "low": [0.6, 0.3], "high": [0.75, 0.6]}, index=["refund", "hours"]
 )
+NUMBERED = INTERVALS.set_axis([1, 4])
 
 FIGURES = {
     "curves": lambda: plots.curves(METRICS, smooth=0.5),
@@ -28,6 +29,9 @@ FIGURES = {
     "scatter": lambda: plots.scatter(STEPS, STEPS, "x", "y", groups=["a", "b"] * 10),
     "heatmap": lambda: plots.heatmap(np.eye(3), "abc", "xyz"),
     "attention": lambda: plots.attention_map(np.eye(3), "abc", "xyz"),
+    "with_intervals": lambda: plots.with_intervals({"a": NUMBERED, "b": NUMBERED[:1]}, "x", "y"),
+    "forest": lambda: plots.forest({"a": INTERVALS, "b": INTERVALS[["value"]][:1]}, "points"),
+    "over_words": lambda: plots.over_words("abc", {"a": [1, 2, 3], "b": [1, np.nan, 2]}, "y"),
 }
 
 
