@@ -18,6 +18,8 @@ INTERVALS = pd.DataFrame(
     {"value": [0.7, 0.4], "low": [0.6, 0.3], "high": [0.75, 0.6]}, index=["refund", "hours"]
 )
 
+NUMBERED = INTERVALS.set_axis([1, 4])
+
 FIGURES = {
     "curves": lambda: plots.curves(METRICS, smooth=0.5),
     "compare": lambda: plots.compare({"a": METRICS, "b": METRICS}, "loss"),
@@ -31,6 +33,10 @@ FIGURES = {
     "with_intervals": lambda: plots.with_intervals({"a": NUMBERED, "b": NUMBERED[:1]}, "x", "y"),
     "forest": lambda: plots.forest({"a": INTERVALS, "b": INTERVALS[["value"]][:1]}, "points"),
     "over_words": lambda: plots.over_words("abc", {"a": [1, 2, 3], "b": [1, np.nan, 2]}, "y"),
+    "stacked": lambda: plots.stacked(INTERVALS, "nats"),
+    "token_strip": lambda: plots.token_strip(["<|user|>", "$5", "?"], ["user"] * 3, [0, 1, 1]),
+    "plane": lambda: plots.plane({"a": ((0.3, 0.1, 0.4, 9), (-1, -1.2, -0.7, 9))}, "x", "y"),
+    "trails": lambda: plots.trails({"gold": {"a": [(STEPS, STEPS), (STEPS, -STEPS)]}}, "d"),
 }
 
 
