@@ -34,7 +34,7 @@ def names(steps):
 def test_make_check_is_the_quick_part_of_make_test(check):
     quick, whole = names(check.chosen([], "check")), names(check.chosen([], "test"))
     assert quick == ["lint", "format", "spelling", "types", "fast"]
-    assert [*quick[:-1], "book", "unit", "launch", "notebooks"] == whole
+    assert [*quick[:-1], "stored", "book", "unit", "launch", "notebooks"] == whole
     assert all((pages.ROOT / path).exists() for path in check.FAST)
 
 
