@@ -138,14 +138,15 @@ def dpo(seed: int, at: Profile, **changes: Any) -> DPOConfig:
     return DPOConfig(**SHOP | settings | at.of("dpo") | changes)
 
 
-# Without a critic. As many answers an iteration as PPO's; the groups have four each.
-GROUPS = {"batch_size": 16, "answers_per_prompt": 4}
+def _groups(seed: int, at: Profile) -> dict[str, Any]:
+    """As many answers an iteration as PPO's, in groups of four."""
+    return {"batch_size": ppo(seed, at).batch_size // 4, "answers_per_prompt": 4}
 
 
 def grpo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     """An answer against the others to its prompt, in units of their spread (Shao et al. 2024)."""
     own: dict[str, Any] = {"advantage": "group", "kl_in": "loss", "kl_estimator": "k3"}
-    own |= GROUPS | {"loss_aggregation": "sequence"}
+    own |= _groups(seed, at) | {"loss_aggregation": "sequence"}
     return ppo(seed, at, **own | at.settings.get("grpo", {}) | changes)
 
 
@@ -157,7 +158,8 @@ def dr_grpo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
 
 def rloo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     """An answer against the mean of its prompt's others, whole (Ahmadian et al. 2024)."""
-    own: dict[str, Any] = {"advantage": "rloo", "loss_aggregation": "constant"} | GROUPS
+    own: dict[str, Any] = {"advantage": "rloo", "loss_aggregation": "constant"}
+    own |= _groups(seed, at)
     return ppo(seed, at, **own | at.settings.get("rloo", {}) | changes)
 
 

@@ -44,7 +44,7 @@ def test_every_setting_is_described():
     [
         (SFTConfig(), "sft-2a736323"),
         (RewardConfig(model="run:a"), "reward-124b3c53"),
-        (PPOConfig(model="run:a", reward_model="run:b"), "ppo-adfe41e1"),
+        (PPOConfig(model="run:a", reward_model="run:b"), "ppo-16cc5634"),
         (ProbeConfig(cases={"ZeRO 2": {"zero_stage": 2}}), "probe-0865c953"),
     ],
 )

@@ -320,7 +320,7 @@ MUTANTS = [  # (row, its parameters, function, phrase, what stands there instead
         "torch.arange(mask.shape[1]).expand_as(mask)",
     ),
     (ADAPTIVE, ON_TARGET, ppo.describe, 'm["kl"] / answers', 'm["kl"] / tokens'),
-    (ADAPTIVE, ON_TARGET, ppo.next_beta, " * config.generation_batches", ""),
+    (ADAPTIVE, ON_TARGET, ppo.next_beta, "config.rollout", "config.batch_size"),
     (
         CLIP,
         {},
