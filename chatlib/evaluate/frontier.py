@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from chatlib.evaluate import selection
 from chatlib.evaluate.winrate import Interval
 
 Shape = Literal["linear", "log"]
@@ -100,11 +101,7 @@ def best_of_n(score: ArrayLike, value: ArrayLike, sizes: Sequence[int]) -> np.nd
         raise ValueError(f"shapes {scores.shape} and {values.shape}; give two (prompts, answers)")
     if not 1 <= min(sizes) <= max(sizes) <= scores.shape[1]:
         raise ValueError(f"`sizes` is {tuple(sizes)}; each must be 1 to {scores.shape[1]} answers")
-    ordered = np.take_along_axis(values, scores.argsort(axis=1, kind="stable"), axis=1)
-    below = np.arange(scores.shape[1])
-    n = np.asarray(sizes)[:, None]
-    weights = special.comb(below, n - 1) / special.comb(scores.shape[1], n)  # (sizes, N)
-    return ordered @ weights.T
+    return selection.best_of(scores, values, sizes).to_numpy()
 
 
 def best_of_n_kl(n: ArrayLike) -> np.ndarray:
