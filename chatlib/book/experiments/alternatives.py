@@ -67,7 +67,9 @@ def results() -> dict[str, Any]:
             rows.setdefault(f"{name}_gold", []).append(one(name, seed, "gold"))
     limits = part(f"alternatives-ceiling-{_start().name}-{CASES}-{DRAWS}", limits_of_the_draws)
     named = {name: {"seeds": seeds} for name, seeds in rows.items()}
-    return {"seed_list": list(SEEDS), "start": start, **named, **limits, **headline(rows, limits)}
+    given = {"seed_list": list(SEEDS), "cases": CASES, "draws": DRAWS * len(SEEDS)}
+    given |= {"drawn": DRAWN, "paid": list(PAID), "start": start}
+    return given | named | limits | headline(rows, limits)
 
 
 # ------------------------------------------------------------------------------ one method
