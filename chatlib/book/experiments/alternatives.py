@@ -56,7 +56,7 @@ OF_PAIRS = ("loss", "accuracy", "margin", "chosen_log_ratio", "rejected_log_rati
 
 def results() -> dict[str, Any]:
     """All methods by the reward model, then by the judge; the SFT model; the ceilings."""
-    start = part(f"alternatives-start-{_start().name}-{CASES}", partial(judged, _start()))
+    begun = part(f"alternatives-start-{start().name}-{CASES}", partial(judged, start()))
     methods = [*LAUNCHED, "rejection", "rejection_control", *VARIANTS]
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in SEEDS:  # all methods of a seed together: a noisy hour strikes them all
@@ -65,10 +65,10 @@ def results() -> dict[str, Any]:
     for seed in SEEDS:
         for name in (*PAID, "rejection"):
             rows.setdefault(f"{name}_gold", []).append(one(name, seed, "gold"))
-    limits = part(f"alternatives-ceiling-{_start().name}-{CASES}-{DRAWS}", limits_of_the_draws)
+    limits = part(f"alternatives-ceiling-{start().name}-{CASES}-{DRAWS}", limits_of_the_draws)
     named = {name: {"seeds": seeds} for name, seeds in rows.items()}
     given = {"seed_list": list(SEEDS), "cases": CASES, "draws": DRAWS * len(SEEDS)}
-    given |= {"drawn": DRAWN, "paid": list(PAID), "start": start}
+    given |= {"drawn": DRAWN, "paid": list(PAID), "start": begun}
     return given | named | limits | headline(rows, limits)
 
 
@@ -76,8 +76,8 @@ def results() -> dict[str, Any]:
 def settings(name: str, seed: int, by: str = "model") -> StageConfig:
     """A recipe on the models of seed 0. ``by`` gold: the judge pays, and beta is in its unit."""
     if name in VARIANTS:
-        return recipe("dpo", seed, model=_start().reference, **VARIANTS[name])
-    changes: dict[str, Any] = {"model": _start().reference}
+        return recipe("dpo", seed, model=start().reference, **VARIANTS[name])
+    changes: dict[str, Any] = {"model": start().reference}
     if name != "dpo":
         changes["reward_model"] = run_of(recipe("reward")).reference
     if name == "distil":
@@ -92,7 +92,7 @@ def one(name: str, seed: int, by: str = "model") -> dict[str, Any]:
     """The figures of one method and seed; found again once they are there."""
     if name.startswith("rejection"):
         tuned = partial(rejection, name, seed, by)
-        return part(f"alternatives-{name}-{by}-{_start().name}-{seed}-{CASES}", tuned)
+        return part(f"alternatives-{name}-{by}-{start().name}-{seed}-{CASES}", tuned)
     config = settings(name, seed, by)
     key = f"alternatives-{run_of(config).name}-{CASES}"
     return part(key, partial(_launched, config, seed))
@@ -142,7 +142,7 @@ def rejection(name: str, seed: int, by: str) -> dict[str, Any]:
         "records": count,
         "held_out": 0,
     }
-    config = recipe("sft", seed, model=_start().reference, **data | TUNED)
+    config = recipe("sft", seed, model=start().reference, **data | TUNED)
     run = launch(config)
     found = {"seed": seed, **costs(run, config)} | judged(run)
     return found | {"seconds": round(found["seconds"] + spent, 2)}
@@ -160,7 +160,7 @@ def drawn(
     cases: list[shop.Scenario], each: int, seed: int, by: str
 ) -> tuple[list[list[str]], np.ndarray]:
     """``each`` answers of the SFT model to every case, and what they are worth. (cases, each)"""
-    net, tokenizer = _loaded(_start())
+    net, tokenizer = _loaded(start())
     asked = [case.messages() for case in cases for _ in range(each)]
     answers = rollout.answer(net, tokenizer, asked, seed=seed)
     rows = [answers[i : i + each] for i in range(0, len(answers), each)]
@@ -193,7 +193,7 @@ def experience(run: Run, cases: list[shop.Scenario]) -> tuple[ppo.Rollout, list[
     """A rollout of the run's policy on cases, scored as PPO scores its own; the answers' texts."""
     net, tokenizer = _loaded(run)
     judge = scorer.load(run_of(recipe("reward"))).model
-    reference = models.AnswerLM(_loaded(_start())[0], ppo.ROWS_TOGETHER)
+    reference = models.AnswerLM(_loaded(start())[0], ppo.ROWS_TOGETHER)
     actor, scored = models.AnswerLM(net, ppo.ROWS_TOGETHER), models.TokenScorer(judge)
     nets = ppo.Models[torch.nn.Module](actor, None, reference, scored, tokenizer)
     prompts = template.encode_prompts(tokenizer, [case.messages() for case in cases])
@@ -278,7 +278,7 @@ def share(row: dict[str, Any], limits: dict[str, Any]) -> float:
     return (row["gold"]["value"] - start) / (np.interp(kl, curve["kl"], curve["worth"]) - start)
 
 
-def _start() -> Run:
+def start() -> Run:
     """The SFT model that all start from, once both models of the bench are there."""
     trained("reward")
     return run_of(recipe("sft"))
