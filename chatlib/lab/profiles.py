@@ -131,9 +131,9 @@ def ppo(seed: int, at: Profile, **changes: Any) -> PPOConfig:
 
 
 def dpo(seed: int, at: Profile, **changes: Any) -> DPOConfig:
-    """The policy tuned on the reward model's pairs, without a reward model."""
+    """The policy tuned on as many pairs as PPO draws answers, without a reward model."""
     settings = dict(
-        model=_run(sft(seed, at)), records=9_000, held_out=1500, batch_size=32, steps=230, seed=seed
+        model=_run(sft(seed, at)), records=9_000, held_out=256, batch_size=32, steps=110, seed=seed
     )
     return DPOConfig(**SHOP | settings | at.of("dpo") | changes)
 

@@ -12,8 +12,8 @@ from typing import Any
 from chatlib.book.experiments import alternatives, overoptimisation, part
 from chatlib.data import shop
 from chatlib.evaluate import policy
+from chatlib.evaluate.gallery import PROMPTS, cases
 from chatlib.lab import Run, launch
-from chatlib.lab.gallery import PROMPTS, cases
 from chatlib.train import models, rollout
 
 STAGES = ("sft", "reward", "ppo", "dpo")
@@ -30,7 +30,7 @@ BEST_OF = 16
 
 
 def results() -> dict[str, Any]:
-    """The answers, a list for each policy, in the order of `chatlib.lab.gallery.cases`."""
+    """The answers, a list for each policy, in the order of `chatlib.evaluate.gallery.cases`."""
     start = alternatives.start()
     runs = {"SFT": start}
     runs |= {shown: launch(alternatives.settings(name, 0)) for shown, name in TUNED.items()}

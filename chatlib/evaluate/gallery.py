@@ -9,7 +9,7 @@ page works where no JavaScript runs; every answer has an address of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -97,7 +97,7 @@ def _slugs(values: Iterable[str]) -> str:
     return " ".join(map(_slug, values))
 
 
-def _rules(kinds: dict[str, Sequence[str]]) -> Iterator[str]:
+def _rules(kinds: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """The style sheet's part: what a chosen value hides, answers and prompts left without any."""
     for kind, values in kinds.items():
         for value in map(_slug, values):

@@ -6,8 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from chatlib.data import shop
-from chatlib.evaluate import errors
-from chatlib.lab import gallery
+from chatlib.evaluate import errors, gallery
 
 
 class Page(HTMLParser):
