@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ from chatlib.train import models, ppo, rollout
 
 STAGES = ("sft", "reward", "ppo", "dpo")
 SEEDS = (0, 1, 2)
+BY_GOLD = (0,)  # seeds of the methods that the judge pays: they tell causes apart, not methods
 PAID = ("ppo", "reinforce", "rloo", "grpo", "dr_grpo")  # by a reward, so by the judge as well
 LAUNCHED = (*PAID, "distil", "dpo")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -62,9 +64,8 @@ def results() -> dict[str, Any]:
     for seed in SEEDS:  # all methods of a seed together: a noisy hour strikes them all
         for name in methods:
             rows.setdefault(name, []).append(one(name, seed))
-    for seed in SEEDS:
-        for name in (*PAID, "rejection"):
-            rows.setdefault(f"{name}_gold", []).append(one(name, seed, "gold"))
+    for name in (*PAID, "rejection"):
+        rows[f"{name}_gold"] = [one(name, seed, "gold") for seed in BY_GOLD]
     limits = part(f"alternatives-ceiling-{start().name}-{CASES}-{DRAWS}", limits_of_the_draws)
     named = {name: {"seeds": seeds} for name, seeds in rows.items()}
     given = {"seed_list": list(SEEDS), "cases": CASES, "draws": DRAWS * len(SEEDS)}
@@ -262,20 +263,26 @@ def ceiling_rows(path: ceiling.Tilted) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------- what it means
 def headline(rows: dict[str, list[dict]], limits: dict[str, Any]) -> dict[str, Any]:
-    """Each method's share of the way from SFT to the ceiling at its own KL, in gold, by seed."""
+    """Each method's share of the way from SFT to the ceiling at its own KL, in gold."""
     found = {**rows, **{k: limits[k]["seeds"] for k in ("best_of_16", "best_of_16_gold")}}
-    shares = {
-        name: [share(row, limits["ceiling"]) for row in seeds] for name, seeds in found.items()
-    }
-    means = {name: over_seeds(values) for name, values in shares.items()}
-    return {"share": {name: _rounded(mean) for name, mean in means.items()}}
+    way = partial(share, limits=limits["ceiling"])
+    return {"share": {name: _rounded(over_rows(seeds, way)) for name, seeds in found.items()}}
 
 
-def share(row: dict[str, Any], limits: dict[str, Any]) -> float:
-    """(gold - SFT's) / (ceiling at this KL - SFT's)."""
+def over_rows(seeds: list[dict[str, Any]], way: Callable[..., float]) -> winrate.Interval:
+    """The mean share with Student's interval over seeds; of one seed, with that over prompts."""
+    if len(seeds) > 1:
+        return over_seeds([way(row) for row in seeds])
+    (row,) = seeds
+    ends = (way(row, what) for what in ("value", "low", "high"))
+    return winrate.Interval(*ends, row["gold"]["n"])
+
+
+def share(row: dict[str, Any], what: str = "value", *, limits: dict[str, Any]) -> float:
+    """(gold - SFT's) / (ceiling at this KL - SFT's), from gold or an end of its interval."""
     curve = limits["gold"]
-    start, kl = curve["worth"][0], row["kl"]["value"]
-    return (row["gold"]["value"] - start) / (np.interp(kl, curve["kl"], curve["worth"]) - start)
+    began, kl = curve["worth"][0], row["kl"]["value"]
+    return (row["gold"][what] - began) / (np.interp(kl, curve["kl"], curve["worth"]) - began)
 
 
 def start() -> Run:
