@@ -37,6 +37,7 @@ LAUNCHED = (*PAID, "distil", "dpo")
 VARIANTS: dict[str, dict[str, Any]] = {
     "ipo": {"loss": "ipo"},
     "dpo_per_token": {"per_token": True, "beta": 2.0},
+    "dpo_longer": {"steps": 230},  # about as many seconds as PPO takes, instead of as many samples
 }
 SPREAD = 1.6  # standard deviation of gold over answers of the SFT model: beta keeps its meaning
 CASES = 300  # scenarios that nobody trained on, the same for all
