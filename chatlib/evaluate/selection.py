@@ -47,3 +47,19 @@ def best_of(scores: np.ndarray, values: np.ndarray, sizes: Sequence[int]) -> pd.
     ordered = np.take_along_axis(values, scores.argsort(axis=1, kind="stable"), axis=1)
     chances = {n: chance_to_be_best(scores.shape[1], n) for n in sizes}
     return pd.DataFrame({n: ordered @ chance for n, chance in chances.items()})
+
+
+def best_of_kl_drawn(scores: np.ndarray, n: int) -> float:
+    """KL of the best of n to the policy drawn from, in nats, from the ties among its scores.
+
+    ``scores`` (prompts, answers) are of answers drawn from the policy. An answer of score s is
+    kept with chance p(y) (F(s)^n - F(s-)^n) / P(s), F the distribution of the scores: equal scores
+    are drawn apart by lot. Without ties it comes to `best_of_kl` as the answers become many.
+    """
+    found = []
+    for row in np.asarray(scores, dtype=float):
+        _, counts = np.unique(row, return_counts=True)
+        up_to = np.cumsum(counts) / len(row)
+        kept = up_to**n - np.concatenate([[0.0], up_to[:-1]]) ** n
+        found.append(float(np.sum(kept * np.log(kept * len(row) / counts))))
+    return float(np.mean(found))

@@ -360,15 +360,16 @@ _PIPELINE = {
     "07": ("fine-tuning\nfrom it", 3.0, 1.15),
     "08": ("assistant", 3.0, 0.0),
     "09": ("scaling out:\nwhat launches cost", 1.55, 0.0),
+    "10": ("other ways", 2.0, 2.75),
 }
-_FLOW = ("0203", "0204", "0304", "0305", "0405", "0506", "0607", "0708", "0508")
+_FLOW = ("0203", "0204", "0304", "0305", "0405", "0506", "0607", "0708", "0508", "0410", "1006")
 
 
 @_styled
 def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
     """The book's chapters as a pipeline; ``here`` ("05") is lit, ``notes`` add a line to boxes."""
-    figure, (axes,) = _panels(1, 1, 2.6)
-    axes.set(xlim=(-0.45, 3.45), ylim=(-0.5, 2.8))
+    figure, (axes,) = _panels(1, 1, 2.9)
+    axes.set(xlim=(-0.45, 3.45), ylim=(-0.5, 3.1))
     axes.axis("off")
     boxes = {}
     for page, (text, x, y) in _PIPELINE.items():
@@ -410,6 +411,25 @@ def trails(
     shown = {line.get_label(): line for axes in axes_of[::-1] for line in axes.lines}
     handles = [shown[label] for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+@_styled
+def below(
+    limits: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """What is possible as black lines, {label: (x, y)}, and what was reached as coloured marks."""
+    figure, (axes,) = _panels(1, 1, 3.8)
+    for i, (label, (x, y)) in enumerate(limits.items()):
+        axes.plot(x, y, LINES[i % len(LINES)], color="black", linewidth=1.3, label=label)
+    for i, (label, (x, y)) in enumerate(points.items()):
+        look: Any = {"color": COLOURS[i % len(COLOURS)], "s": 22, "label": label}
+        axes.scatter(x, y, marker="os^Dv"[i % 5], **look)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 

@@ -41,6 +41,21 @@ def test_the_kl_is_that_of_the_best_of_n_equally_likely_answers_in_the_limit():
     assert selection.best_of_kl(2) == pytest.approx(math.log(2) - 0.5)
 
 
+def test_ties_lower_the_kl_to_that_of_the_distribution_that_is_kept():
+    scores, n = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 2.0]), 3
+    kept = np.zeros(6)  # equal scores by lot: of all ordered draws, an equal share to each best one
+    for draw in itertools.product(range(6), repeat=n):
+        best = [i for i in draw if scores[i] == max(scores[j] for j in draw)]
+        for i in best:
+            kept[i] += 1 / len(best) / 6**n
+    exact = float((kept * np.log(kept * 6)).sum())
+    assert selection.best_of_kl_drawn(scores[None], n) == pytest.approx(exact)
+    assert exact < selection.best_of_kl(n)
+    assert selection.best_of_kl_drawn(np.ones((2, 9)), n) == pytest.approx(0)
+    many = np.random.default_rng(0).normal(size=(2, 4000))
+    assert selection.best_of_kl_drawn(many, n) == pytest.approx(selection.best_of_kl(n), abs=2e-3)
+
+
 def test_what_cannot_be_chosen():
     with pytest.raises(ValueError, match="n is 4; give 1 to 3"):
         selection.best_of(np.zeros((1, 3)), np.zeros((1, 3)), (1, 4))
