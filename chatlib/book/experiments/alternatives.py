@@ -52,7 +52,7 @@ TUNED: dict[str, Any] = {
     "learning_rate": 5e-4,
     "num_warmup_steps": 5,
 }
-KLS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5)
+KLS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25)  # where there are answers left
 CURVES = ("score", "gold", "kl", "entropy", "answer_tokens", "alike")
 OF_PAIRS = ("loss", "accuracy", "margin", "chosen_log_ratio", "rejected_log_ratio")
 
