@@ -1,7 +1,6 @@
 """The server, asked by OpenAI's own client: answers, refusals with a remedy, clients that go."""
 
 import asyncio
-import contextlib
 import json
 import os
 import subprocess
@@ -14,9 +13,9 @@ import httpx
 import openai
 import psutil
 import pytest
-import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
+from served import ORDER, alone, serving
 from tiny_chat_model import save
 
 from chatlib.cli import main
@@ -24,23 +23,6 @@ from chatlib.serve import chat, desk, server, wire
 from chatlib.serve.chat import Chat, Sampling, printable
 
 pytestmark = pytest.mark.timeout(120)  # whoever waits for an answer that never comes is told so
-ORDER = "where is my order"
-
-
-@contextlib.contextmanager
-def serving(assistants, limits=None, access=None):
-    """A server on a free port, in a thread; its address."""
-    listening = server.listen("127.0.0.1", 0)
-    app = server.build(assistants, limits or server.Limits(), access or server.Access())
-    running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        running.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive(), "the server did not end"
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +44,6 @@ def client(url):
 
 def user(text):
     return {"role": "user", "content": text}
-
-
-def alone(assistant, text, tokens=12, facts="", **sampling):
-    """What the dialogue system answers, without a server."""
-    sampling = Sampling(max_new_tokens=tokens, **sampling)
-    return printable(Chat(assistant, facts, sampling).ask(text))
 
 
 def post(url, name, text=ORDER, **fields):
