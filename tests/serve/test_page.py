@@ -216,7 +216,8 @@ CONTRAST = """() => {
     return [...document.querySelectorAll("h1, label, p, button:enabled, select, input, textarea")]
         .filter((node) => node.offsetParent && node.textContent + node.placeholder)
         .map((node) => {
-            const pair = [light(getComputedStyle(node).color), light(ground(node))].sort((a, b) => a - b);
+            const pair = [getComputedStyle(node).color, ground(node)].map(light);
+            pair.sort((a, b) => a - b);
             return [node.tagName + "." + node.className, (pair[1] + 0.05) / (pair[0] + 0.05)];
         });
 }"""
