@@ -84,10 +84,9 @@ def test_a_streamed_answer_is_the_same_piece_by_piece(client, assistant):
 
 def test_the_models_are_those_that_were_named(client, assistant, other):
     assert [model.id for model in client.models.list()] == [assistant.name, other.name]
-    with pytest.raises(
-        openai.NotFoundError, match=f"no model `/etc`; this server has {other.name[:4]}"
-    ):
+    with pytest.raises(openai.NotFoundError, match="no model `/etc`; this server has ") as caught:
         client.chat.completions.create(model="/etc", messages=[user(ORDER)])
+    assert caught.value.code == "model_not_found" and other.name in str(caught.value)
 
 
 def test_an_answer_can_be_posted_back_as_it_came(client, assistant):
