@@ -68,7 +68,7 @@ class Access:
         """Does the address reach this machine only?"""
         return is_loopback(self.host)
 
-    def check(self, request: Request) -> None:
+    async def check(self, request: Request) -> None:
         """Let the request pass. Raises `ApiError`."""
         if self.local and not is_loopback(request.url.hostname or ""):
             raise ApiError(403, f"this server answers on {self.host} only; use that address")

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -246,3 +248,10 @@ def test_the_page_needs_nothing_from_elsewhere_and_writes_no_markup():
     assert not re.search(
         r"https?://|@import|\bsrc=|innerHTML|outerHTML|insertAdjacent|eval\(", text
     )
+
+
+def test_a_wheel_brings_the_page(tmp_path):
+    places = ["egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", tmp_path]
+    setup = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", *places]
+    subprocess.run(setup, cwd=pages.ROOT, check=True, capture_output=True, timeout=100)
+    assert (tmp_path / "chatlib/serve/page.html").read_text(encoding="utf-8")
