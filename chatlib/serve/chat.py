@@ -123,8 +123,9 @@ def fit(messages: Messages, count: Callable[[Messages], int], limit: int) -> tup
     if not starts:
         raise ChatError("the conversation has no user message; there is nothing to answer")
     tokens = lambda start: count(system + rest[start:])
-    # Fewer turns take fewer tokens, so that halving finds the first start that fits.
-    dropped = bisect_left(starts, True, key=lambda start: tokens(start) <= limit)
+    fits = lambda start: tokens(start) <= limit
+    # Mostly all fits. Else, as fewer turns take fewer tokens, halving finds the first start.
+    dropped = 0 if fits(starts[0]) else bisect_left(starts, True, lo=1, key=fits)
     if dropped < len(starts):
         return system + rest[starts[dropped] :], dropped
     raise ChatError(
@@ -180,12 +181,13 @@ def stream(
 class Asked:
     """What `generate` is asked for, and how it ended: tokens, ``cut`` at their limit, an error.
 
-    Setting ``stop`` ends it at the next token.
+    ``ids`` are the prompt's tokens where they are known. Setting ``stop`` ends it at the next one.
     """
 
     messages: Messages
     sampling: Sampling
     turn: int = 0
+    ids: list[int] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     tokens: int = 0
@@ -237,7 +239,8 @@ def _tokens(assistant: Assistant, asked: Asked, pieces: _Pieces) -> list[int]:
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     model, tokenizer = assistant.model, assistant.tokenizer
-    inputs = torch.tensor([assistant.encode(asked.messages)], device=model.device)
+    ids = asked.ids or assistant.encode(asked.messages)
+    inputs = torch.tensor([ids], device=model.device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     halt = lambda tokens, scores, **_: torch.full(
         (len(tokens),), asked.stop.is_set(), dtype=torch.bool, device=tokens.device

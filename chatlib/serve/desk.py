@@ -123,7 +123,8 @@ class Desk:
     def _make(self, answer: Answer, loop: asyncio.AbstractEventLoop) -> None:
         """In the model's thread: fit the conversation into the context and answer it."""
         began, asked = time.monotonic(), answer.asked
-        asked.messages, answer.dropped, answer.prompt_tokens = self._fit(asked)
+        asked.messages, asked.ids, answer.dropped = self._fit(asked)
+        answer.prompt_tokens = len(asked.ids)
         loop.call_soon_threadsafe(answer.turn.set)
 
         def put(piece: str) -> None:
@@ -135,21 +136,22 @@ class Desk:
         if asked.error:
             raise asked.error
 
-    def _fit(self, asked: Asked) -> tuple[Messages, int, int]:
-        """The messages that fit, the turns dropped, the tokens of the prompt."""
-        name, context, longest = (
-            self.assistant.name,
-            self.assistant.context,
-            asked.sampling.max_new_tokens,
-        )
+    def _fit(self, asked: Asked) -> tuple[Messages, list[int], int]:
+        """The messages that fit, their tokens, and the turns dropped."""
+        name, context = self.assistant.name, self.assistant.context
+        longest, encoded = asked.sampling.max_new_tokens, {}
         if longest >= context:
             raise ChatError(
                 f"max_tokens is {longest}, and {name} holds {context} tokens, prompt and answer "
                 "together; ask for fewer"
             )
-        count = lambda messages: len(self.assistant.encode(messages))
+
+        def count(messages: Messages) -> int:
+            encoded[len(messages)] = self.assistant.encode(messages)
+            return len(encoded[len(messages)])
+
         kept, dropped = fit(asked.messages, count, context - longest)
-        return kept, dropped, count(kept)
+        return kept, encoded[len(kept)], dropped
 
     def close(self) -> None:
         """End all answers and the thread."""
