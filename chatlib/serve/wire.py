@@ -133,8 +133,8 @@ def _sentence(item: Any) -> str:
     if item["type"] == "json_invalid":
         return f"the body is not JSON ({item['ctx']['error']}); send one object"
     message = item["msg"].removeprefix("Value error, ")
-    if item["type"] in ("missing", "value_error") or not field:
-        return f"`{field}`: {message}" if field else message
+    if item["type"] in ("missing", "value_error", "model_type"):
+        return f"{f'`{field}`' if field else 'the body'}: {message}"
     return f"`{field}` is {repr(item['input'])[:SHOWN]}: {message}"
 
 
@@ -170,12 +170,12 @@ class Completion:
         """The answer as it may be shown; where a stop text comes, the model stops too."""
         try:
             async for piece in self.answer.pieces():
-                if shown := printable(self.stops.feed(piece)):
+                if shown := self.stops.feed(printable(piece)):
                     yield shown
                 if self.stops.found:
                     self.answer.asked.stop.set()
             if self.stops.held:
-                yield printable(self.stops.held)
+                yield self.stops.held
         finally:
             self.answer.leave()
 
@@ -189,7 +189,7 @@ class Completion:
     async def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         text = "".join([piece async for piece in self.text()])
-        message = {"role": "assistant", "content": text, "refusal": None}
+        message = {"role": "assistant", "content": text}  # which can be posted back as it is
         choice = {"index": 0, "message": message, "finish_reason": self._ended(), "logprobs": None}
         body = {"object": "chat.completion", "choices": [choice], "usage": self._usage()}
         return self.head | body

@@ -176,7 +176,9 @@ def test_control_characters_go_on_the_way_in_and_out(url, assistant, monkeypatch
 @pytest.mark.parametrize("stream", [False, True])
 def test_turns_that_no_longer_fit_are_told(url, assistant, stream):
     turns = [
-        m for i in range(6) for m in (user(f"{ORDER} {i}"), {"role": "assistant", "content": "due"})
+        m
+        for i in range(16)
+        for m in (user(f"{ORDER} {i}"), {"role": "assistant", "content": "due"})
     ]
     talk = Chat(assistant, sampling=Sampling(max_new_tokens=12), messages=list(turns))
     answer = printable(talk.ask(ORDER))
@@ -249,7 +251,7 @@ JSON = {"Content-Type": "application/json"}
         (b'{"model": ', JSON, 400, "the body is not JSON (EOF"),
         (b'"\xff"', JSON, 400, "the body is not JSON"),
         (b"[" * 5000, JSON, 400, "the body is not JSON (recursion"),
-        (b"[]", JSON, 400, "valid dictionary"),
+        (b"[]", JSON, 400, "the body: Input should be an object"),
         (b'{"temperature": NaN}', JSON, 400, "`temperature` is nan"),
         (b'{"model": "\\ud800"}', JSON, 400, "the body is not JSON"),
         (b" " * (2**18 + 1), JSON, 413, "(--max-body); send fewer or shorter messages"),
