@@ -207,8 +207,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
+        why = str(error.strerror or error).split(" (while")[0]  # which repeats the address
         raise ValueError(
-            f"cannot listen on {host}, port {port} ({error.strerror or error}); "
+            f"cannot listen on {host}, port {port} ({why}); "
             "choose another with --port, or an address of this machine with --host"
         ) from None
 

@@ -481,7 +481,7 @@ def test_sigterm_lets_an_answer_end_and_leaves_nothing(process, folder):
                 process.terminate()
             lines.append(line)
     assert "data: [DONE]" in lines
-    assert process.wait(30) == 0
+    assert process.wait(100) == 0
     assert "Traceback" not in process.stderr.read()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{process.url}/health", timeout=5)
