@@ -55,7 +55,7 @@ def visit(chromium):
         page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
         page.on("request", lambda r: r.url.startswith(where) or wrong.append(f"asked {r.url}"))
         page.goto(where)
-        page.wait_for_function("document.querySelectorAll('select option').length > 1")
+        offered(page)
         return page
 
     yield open_
@@ -65,11 +65,23 @@ def visit(chromium):
     assert not [text for text in wrong if "status of 400" not in text]
 
 
+def wait_until(locator):
+    """Waits as a person does, by looking: the page's policy forbids scripts from outside."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
+def offered(page):
+    """Wait until there are models to choose from."""
+    page.locator("select option").nth(1).wait_for(state="attached", timeout=30_000)
+
+
 def ask(page, text):
     """Send a message; wait until all answers are in."""
     page.get_by_label("Message").fill(text)
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('stop').disabled", timeout=90_000)
+    wait_until(page.locator("#stop")).to_be_disabled(timeout=90_000)
 
 
 def answers(page, number):
@@ -127,10 +139,10 @@ def test_escape_stops_and_the_part_is_kept(visit, url, monkeypatch):
     page.get_by_label("Model 2").select_option("none")
     page.get_by_label("Message").fill("count")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('.assistant')?.textContent == 'one '")
+    wait_until(page.locator(".assistant")).to_have_text("one ", timeout=30_000)
     assert page.get_by_role("button", name="Send").is_disabled()
     page.keyboard.press("Escape")
-    page.wait_for_function("document.querySelector('.note')?.textContent == '(stopped)'")
+    wait_until(page.locator(".note")).to_have_text("(stopped)", timeout=30_000)
     assert ended.wait(30), "the server goes on though the page has left"
     assert answers(page, 1) == ["one "]
     assert page.get_by_role("button", name="Send").is_enabled()
@@ -195,7 +207,7 @@ def test_with_a_key_the_page_asks_for_it(assistant, chromium):
         assert "the API key is missing or wrong" in page.locator(".note").text_content()
         page.get_by_label("API key").fill("open")
         page.keyboard.press("Tab")
-        page.wait_for_function("document.querySelectorAll('select option').length > 1")
+        offered(page)
         assert page.get_by_label("Model 2").input_value() == ""
         ask(page, ORDER)
         assert answers(page, 1) == [alone(assistant, ORDER, 64)]
