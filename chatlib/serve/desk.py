@@ -139,7 +139,8 @@ class Desk:
     def _fit(self, asked: Asked) -> tuple[Messages, list[int], int]:
         """The messages that fit, their tokens, and the turns dropped."""
         name, context = self.assistant.name, self.assistant.context
-        longest, encoded = asked.sampling.max_new_tokens, {}
+        longest = asked.sampling.max_new_tokens
+        encoded: dict[int, list[int]] = {}  # by the number of messages
         if longest >= context:
             raise ChatError(
                 f"max_tokens is {longest}, and {name} holds {context} tokens, prompt and answer "

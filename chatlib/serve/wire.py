@@ -163,8 +163,9 @@ class Completion:
     def __init__(self, request: Request, answer: Answer) -> None:
         self.request, self.answer = request, answer
         self.stops = Stops(request.stop or [])
-        self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time())}
-        self.head |= {"model": request.model, DROPPED: answer.dropped}
+        self.head: dict[str, Any] = {"id": f"chatcmpl-{uuid.uuid4().hex}"}
+        self.head |= {"created": int(time.time()), "model": request.model}
+        self.head[DROPPED] = answer.dropped
 
     async def text(self) -> AsyncIterator[str]:
         """The answer as it may be shown; where a stop text comes, the model stops too."""
