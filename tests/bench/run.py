@@ -3,10 +3,9 @@
     python tests/bench/run.py [--rounds N] [--store] [ROW ...]
 
 A ratio is the median over rounds of theirs / ours: above 1, ours is faster. The rows `launch`,
-`overhead` and `e2e` are costs over one import of torch, transformers and deepspeed; `serving_first`
-is ours over theirs, too: the time to the first text of an answer. Elsewhere both sides get the same
-weights, token ids and batches, two threads and fp32; in rows named `own_batches` TRL groups the
-same examples its own way. `--store` keeps the figures beside this file, as
+`overhead` and `e2e` are costs over one import of torch, transformers and deepspeed. Elsewhere both
+sides get the same weights, token ids and batches, two threads and fp32; in rows named `own_batches`
+TRL groups the same examples its own way. `--store` keeps the figures beside this file, as
 `results.json`, with where they come from; rows that were not measured keep theirs.
 """
 
@@ -26,7 +25,6 @@ import environments
 import launch_rows
 import ppo_rows
 import reward_rows
-import serving_rows
 import sft_rows
 import work
 
@@ -43,16 +41,8 @@ ROWS = {
     "launch": launch_rows.launch,
     "overhead": launch_rows.overhead,
     "e2e": launch_rows.end_to_end,
-    "serving": serving_rows.throughput,
-    "serving_first": serving_rows.first_text,
 }
-LAUNCHES = {
-    "launch",
-    "overhead",
-    "e2e",
-    "serving",
-    "serving_first",
-}  # rows that need no rank in this process
+LAUNCHES = {"launch", "overhead", "e2e"}  # rows that need no rank in this process
 PEERS = {"ppo_trl": ".venv-trl112"} | {  # rows whose other side has an environment of its own
     name: ".venv-bench" for name in ROWS if name.startswith(("sft_trl", "reward_trl"))
 }
