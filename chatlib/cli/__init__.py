@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "logs": records.logs,
     "rm": records.rm,
     "chat": models.chat,
+    "serve": models.serve,
     "eval": models.evaluate,
 }
 

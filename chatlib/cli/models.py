@@ -1,7 +1,8 @@
-"""The commands that use a model: talk to it, and measure it in the shop."""
+"""The commands that use a model: talk to it, serve it, and measure it in the shop."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,45 @@ def chat(
     sampling = Sampling(temperature, max_new_tokens, seed)
     chats = terminal.open_chats(places, facts, sampling, context)
     return terminal.say_once(chats, prompt) if prompt is not None else terminal.converse(chats)
+
+
+def serve(
+    models: Models,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: Annotated[str | None, arg(metavar="KEY")] = None,
+    max_tokens: int = 256,
+    queue: int = 64,
+    max_body: int = 256,
+) -> int:
+    """Serve models by OpenAI's interface and on a page to chat with two of them side by side.
+
+    Without a temperature an answer is greedy, and it has at most 64 tokens unless asked for more.
+
+    Args:
+        models: a run (the beginning of its name is enough), a model folder or hub:NAME
+        host: the address to listen on; 0.0.0.0 lets other machines in
+        port: 0 takes a free one
+        api_key: clients must send it; the variable CHATLIB_API_KEY shows it to fewer eyes
+        max_tokens: longest answer that a client may ask for
+        queue: answers of a model under way and waiting; who comes then is told to come back
+        max_body: of a request, in KiB
+    """
+    places = [named(name) for name in models]
+    if not places:
+        raise ValueError("name a model to serve: a run, a folder or hub:NAME")
+    try:
+        from chatlib.serve import server
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn"):
+            raise
+        raise ValueError(f"no {error.name} here; pip install 'chatlib[serve]'") from None
+    from chatlib.serve.chat import load
+
+    limits = server.Limits(1024 * max_body, max_tokens, queue)
+    access = server.Access(host, api_key or os.environ.get("CHATLIB_API_KEY") or None)
+    listening = server.listen(host, port)
+    return server.serve([load(place) for place in places], limits, access, listening)
 
 
 def evaluate(

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import html
+import re
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from chatlib.data.template import encode_prompts
@@ -21,14 +24,22 @@ from chatlib.settings.device import accelerator
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import TextIteratorStreamer
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 Messages = list[dict]
 THREAD = "chatlib answer"
+# C0 but tab and newline, DEL, C1, and what turns the direction of writing: a terminal obeys these.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class ChatError(ValueError):
     """A model that cannot chat, or a turn that does not fit; one sentence with the remedy."""
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which would steer a terminal or hide what is written."""
+    return CONTROL.sub("", text)
 
 
 # --- loading
@@ -109,15 +120,17 @@ def fit(messages: Messages, count: Callable[[Messages], int], limit: int) -> tup
     system = [m for m in messages[:1] if m["role"] == "system"]
     rest = messages[len(system) :]
     starts = [i for i, m in enumerate(rest) if m["role"] == "user"]
-    for dropped, start in enumerate(starts):
-        kept = system + rest[start:]
-        tokens = count(kept)
-        if tokens <= limit:
-            return kept, dropped
     if not starts:
         raise ChatError("the conversation has no user message; there is nothing to answer")
+    tokens = lambda start: count(system + rest[start:])
+    fits = lambda start: tokens(start) <= limit
+    # Mostly all fits. Else, as fewer turns take fewer tokens, halving finds the first start.
+    dropped = 0 if fits(starts[0]) else bisect_left(starts, True, lo=1, key=fits)
+    if dropped < len(starts):
+        return system + rest[starts[dropped] :], dropped
     raise ChatError(
-        f"the last message takes {tokens} tokens with the system message, and {limit} fit; "
+        f"the last message takes {tokens(starts[-1])} tokens with the system message, "
+        f"and {limit} fit; "
         "shorten one of them or ask for a shorter answer"
     )
 
@@ -138,13 +151,6 @@ class Sampling:
             raise ChatError(f"temperature is {self.temperature}; use 0 (greedy) or more")
         if self.max_new_tokens < 1:
             raise ChatError(f"max_new_tokens is {self.max_new_tokens}; use at least 1")
-
-    def arguments(self) -> dict:
-        """The same, as arguments of transformers' ``generate``."""
-        if self.temperature == 0:
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        temperature = float(self.temperature)
-        return {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
 
 
 @dataclass(frozen=True)
@@ -168,19 +174,40 @@ def stream(
     ``generate`` runs in a thread that fills a queue; an error there is raised here, and
     leaving the loop early ends the thread. The same seed and turn give the same answer.
     """
-    yield from _pieces(assistant, _Asked(messages, sampling or Sampling(), turn))
+    yield from _pieces(assistant, Asked(messages, sampling or Sampling(), turn))
 
 
-def _pieces(assistant: Assistant, asked: _Asked) -> Iterator[str]:
+@dataclass
+class Asked:
+    """What `generate` is asked for, and how it ended: tokens, ``cut`` at their limit, an error.
+
+    ``ids`` are the prompt's tokens where they are known. Setting ``stop`` ends it at the next one.
+    """
+
+    messages: Messages
+    sampling: Sampling
+    turn: int = 0
+    ids: list[int] | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+    tokens: int = 0
+    cut: bool = False
+
+
+def _pieces(assistant: Assistant, asked: Asked) -> Iterator[str]:
     """`stream` for a caller who looks at what became of it."""
-    from transformers import TextIteratorStreamer
+    queue: SimpleQueue[str | None] = SimpleQueue()
 
-    queue = TextIteratorStreamer(assistant.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    arguments = (assistant, asked, queue)
-    thread = threading.Thread(target=_generate, args=arguments, name=THREAD, daemon=True)
+    def work() -> None:
+        try:
+            generate(assistant, asked, queue.put)
+        finally:  # whoever reads the queue would wait for ever
+            queue.put(None)
+
+    thread = threading.Thread(target=work, name=THREAD, daemon=True)
     thread.start()
     try:
-        yield from (piece for piece in queue if piece)
+        yield from iter(queue.get, None)
     finally:
         asked.stop.set()
         thread.join()
@@ -188,52 +215,104 @@ def _pieces(assistant: Assistant, asked: _Asked) -> Iterator[str]:
         raise asked.error
 
 
-@dataclass
-class _Asked:
-    """What the generating thread is asked for, and how it ended (``cut``: at its limit)."""
-
-    messages: Messages
-    sampling: Sampling
-    turn: int
-    stop: threading.Event = field(default_factory=threading.Event)
-    error: BaseException | None = None
-    cut: bool = False
-
-
-def _generate(assistant: Assistant, asked: _Asked, queue: TextIteratorStreamer) -> None:
-    """Body of the generating thread; always ends the queue."""
+def generate(assistant: Assistant, asked: Asked, put: Callable[[str], object]) -> None:
+    """Hand every piece of the answer to ``put``; how it ended is noted in ``asked``."""
     try:
-        asked.cut = _run(assistant, asked, queue)
-    except BaseException as error:  # whoever reads the queue would wait for ever
+        ids = _tokens(assistant, asked, _Pieces(assistant.tokenizer, put))
+    except BaseException as error:
         asked.error = error
-        queue.on_finalized_text("", stream_end=True)
+        return
+    ends = _ends(assistant)
+    asked.tokens = len(ids)
+    asked.cut = len(ids) == asked.sampling.max_new_tokens and ids[-1] not in ends
 
 
-def _run(assistant: Assistant, asked: _Asked, queue: TextIteratorStreamer) -> bool:
-    """Generate into the queue; whether the answer was cut before its end."""
+def _ends(assistant: Assistant) -> list[int]:
+    """The tokens that end an answer."""
+    ends = assistant.model.generation_config.eos_token_id or assistant.tokenizer.eos_token_id
+    return ends if isinstance(ends, list) else [ends]
+
+
+def _tokens(assistant: Assistant, asked: Asked, pieces: _Pieces) -> list[int]:
+    """The answer's tokens by transformers' ``generate``, each given to ``pieces`` at once."""
     import torch
-    from transformers import StoppingCriteriaList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
-    model, tokenizer, longest = assistant.model, assistant.tokenizer, asked.sampling.max_new_tokens
-    inputs = torch.tensor([assistant.encode(asked.messages)], device=model.device)
+    model, tokenizer = assistant.model, assistant.tokenizer
+    ids = asked.ids or assistant.encode(asked.messages)
+    inputs = torch.tensor([ids], device=model.device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
     halt = lambda tokens, scores, **_: torch.full(
         (len(tokens),), asked.stop.is_set(), dtype=torch.bool, device=tokens.device
     )
-    with torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(1000 * asked.sampling.seed + asked.turn)
-        tokens = model.generate(
+    with torch.inference_mode():
+        return model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
-            max_new_tokens=longest,
+            max_new_tokens=asked.sampling.max_new_tokens,
             pad_token_id=pad,
-            eos_token_id=ends,
-            streamer=queue,
+            eos_token_id=_ends(assistant),
+            streamer=pieces,
             stopping_criteria=StoppingCriteriaList([halt]),
-            **asked.sampling.arguments(),
+            logits_processor=LogitsProcessorList(_draws(asked, model.device)),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
         )[0, inputs.shape[1] :].tolist()
-    return len(tokens) == longest and tokens[-1] not in (ends if isinstance(ends, list) else [ends])
+
+
+def _draws(asked: Asked, device: Any) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """With a temperature: what makes the drawn token the likeliest one.
+
+    It draws as ``generate`` does, from a generator of its own: several models may answer at
+    once, and torch's is one for the whole process.
+    """
+    import torch
+
+    temperature = asked.sampling.temperature
+    if temperature == 0:
+        return []
+    generator = torch.Generator(device).manual_seed(1000 * asked.sampling.seed + asked.turn)
+
+    def draw(ids: Tensor, scores: Tensor) -> Tensor:
+        token = torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+    return [draw]
+
+
+class _Pieces:
+    """Takes tokens as ``generate`` makes them and hands on their text, character by character.
+
+    A text is decoded together with the piece before it, as a token may read differently at a
+    beginning, and waits as long as it ends in half a character.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, put: Callable[[str], object]) -> None:
+        self._tokenizer, self._put = tokenizer, put
+        self._ids: list[int] | None = None  # of the last piece and what came after it
+        self._known = 0  # how many of them were handed on
+
+    def put(self, tokens: Tensor) -> None:
+        """Called with the prompt, then with every token."""
+        if self._ids is None:
+            self._ids = []
+            return
+        self._ids += tokens.flatten().tolist()
+        if (text := self._new()) and not text.endswith("\ufffd"):
+            self._ids, self._known = self._ids[self._known :], len(self._ids) - self._known
+            self._put(text)
+
+    def end(self) -> None:
+        """Called after the last token: what waited goes out as it is."""
+        if text := self._new():
+            self._put(text)
+
+    def _new(self) -> str:
+        ids, decode = self._ids or [], self._tokenizer.decode
+        known = decode(ids[: self._known], skip_special_tokens=True)
+        return str(decode(ids, skip_special_tokens=True))[len(known) :]
 
 
 @dataclass(repr=False)
@@ -272,7 +351,7 @@ class Chat:
         limit = (self.context or self.assistant.context) - self.sampling.max_new_tokens
         count = lambda messages: len(self.assistant.encode(messages))
         kept, dropped = fit([*system, *self.messages, question], count, limit)
-        pieces, asked = [], _Asked(kept, self.sampling, len(self.messages) // 2)
+        pieces, asked = [], Asked(kept, self.sampling, len(self.messages) // 2)
         for piece in _pieces(self.assistant, asked):
             pieces.append(piece)
             yield piece

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Sequence
 
-from chatlib.serve.chat import Chat, ChatError, Sampling, load
+from chatlib.serve.chat import Chat, ChatError, Sampling, load, printable
 
 COMMANDS = "/facts TEXT sets the system message, /reset forgets the turns, /help, /quit"
 HELP = f"{COMMANDS}; /facts alone removes the system message"
-# C0 but tab and newline, DEL, C1, and what turns the direction of writing: a terminal obeys these.
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def open_chats(
@@ -44,11 +41,6 @@ def converse(chats: Sequence[Chat]) -> int:
             for chat in chats:
                 _answer(chat, line, label=len(chats) > 1)
     return 0
-
-
-def printable(text: str) -> str:
-    """A model's text without what would steer the terminal."""
-    return CONTROL.sub("", text)
 
 
 def notes(chat: Chat) -> str:

@@ -114,6 +114,30 @@ def test_same_seed_same_answer_another_seed_another(assistant):
     assert torch.equal(torch.get_rng_state(), before)  # the caller's draws are untouched
 
 
+def test_an_answer_is_drawn_as_generate_draws(assistant):
+    """With a generator of its own the dialogue system draws what transformers would."""
+    messages, model = [user("where is my order")], assistant.model
+    ids = torch.tensor([assistant.encode(messages)])
+    torch.manual_seed(3002)
+    whole = model.generate(
+        ids, max_new_tokens=30, do_sample=True, temperature=1.3, top_k=0, top_p=1.0
+    )[0, ids.shape[1] :]
+    streamed = "".join(chat.stream(assistant, messages, Sampling(1.3, 30, seed=3), turn=2))
+    assert streamed == assistant.tokenizer.decode(whole, skip_special_tokens=True)
+
+
+def test_characters_of_several_tokens_come_whole(assistant):
+    """Each is three or four bytes, and the tiny vocabulary has bytes only."""
+    text, pieces = "中文 😀 naïve", []
+    taker = chat._Pieces(assistant.tokenizer, pieces.append)
+    taker.put(torch.tensor([[1, 2]]))  # the prompt
+    for token in assistant.tokenizer.encode(text, add_special_tokens=False):
+        taker.put(torch.tensor([token]))
+    taker.end()
+    assert "".join(pieces) == text and len(pieces) > 8
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
 def test_leaving_the_loop_early_ends_the_thread_and_keeps_the_history(assistant):
     talk = Chat(assistant, sampling=Sampling(1.0, 100))
     for _ in talk.stream("where is my order"):
