@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "rm": records.rm,
     "chat": models.chat,
     "eval": models.evaluate,
+    "export": models.export,
 }
 
 

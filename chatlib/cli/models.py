@@ -9,6 +9,8 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from chatlib.cli import records
 
+File = Annotated[Path | None, arg(metavar="FILE")]
+Flag = FlagCreatePairsOff[bool]
 Models = Positional[Annotated[list[str], arg(metavar="MODEL...", help_behavior_hint="")]]
 
 
@@ -76,4 +78,36 @@ def evaluate(
         print(records.dumps({p: table.to_dict("index") for p, table in tables.items()}))
     else:
         print(report.side_by_side(tables).to_string())
+    return 0
+
+
+def export(
+    models: Models,
+    gguf: File = None,
+    f32: Flag = False,
+    f16: Flag = False,
+    q8: Flag = False,
+    force: Flag = False,
+) -> int:
+    """Write a model as one file for programs without Python: GGUF for llama.cpp.
+
+    Args:
+        models: a run (the beginning of its name is enough), a model folder or hub:NAME
+        gguf: the file to write
+        f32: weights as they are
+        f16: weights in 16 bits (the default)
+        q8: weights in 8 bits, 32 to a scale
+        force: replace a file that is there
+    """
+    places = [named(name) for name in models]
+    chosen = [name for name, asked in {"f32": f32, "f16": f16, "q8": q8}.items() if asked]
+    if gguf is None or len(places) != 1 or len(chosen) > 1:
+        given = f"{len(places)} models, {len(chosen)} precisions"
+        raise ValueError(f"{given}, --gguf {gguf}; give one model, --gguf FILE, one of --f32 ...")
+    from chatlib.serve import chat
+    from chatlib.serve import gguf as writer
+
+    writer.check_target(gguf, force)  # before the model is loaded, which takes longer
+    precision: writer.Precision = chosen[0] if chosen else "f16"  # type: ignore[assignment]
+    print(writer.write(chat.load(places[0]), gguf, precision, force))
     return 0
