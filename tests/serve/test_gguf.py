@@ -212,8 +212,8 @@ def test_a_crash_leaves_the_old_file_and_no_rest(assistant, tmp_path, monkeypatc
     "arguments, sentence",
     [
         (["--gguf", "none/a.gguf"], "none is no folder; make it first"),
-        ([], "give one model, --gguf FILE"),
-        (["--gguf", "a.gguf", "--f32", "--q8"], "2 precisions"),
+        ([], "give one model and --gguf FILE, or models"),
+        (["--gguf", "a.gguf", "--f32", "--q8"], "precisions ['f32', 'q8'];"),
     ],
 )
 def test_bad_options_get_a_sentence(folder, tmp_path, monkeypatch, capsys, arguments, sentence):
