@@ -49,11 +49,9 @@
 
     // A text's token ids. No text becomes a special token: see `neutral`.
     ids(text) {
-      const encoder = new TextEncoder();
+      const bytes = (piece) => Array.from(new TextEncoder().encode(piece));
       const pieces = this.neutral(text).match(this.pieces) || [];
-      return pieces.flatMap((piece) =>
-        this.merge(Array.from(encoder.encode(piece), (byte) => this.byteIds[byte])),
-      );
+      return pieces.flatMap((piece) => this.merge(bytes(piece).map((byte) => this.byteIds[byte])));
     }
 
     // One piece: the pair that was learnt first is joined first, the leftmost of equals.
@@ -97,7 +95,7 @@
         const ids = this.prompt([...facts, ...rest.slice(start)]);
         if (ids.length <= room) return { ids, dropped };
       }
-      throw new RangeError(`the last message is longer than the ${room} tokens that fit; shorten it`);
+      throw new RangeError(`the last message exceeds the ${room} tokens that fit; shorten it`);
     }
 
     // Token ids as text, special tokens left out; broken characters become U+FFFD.
@@ -149,7 +147,8 @@
 
     // Keys and values of what was read so far.
     begin() {
-      return { length: 0, layers: Array.from({ length: this.shape.layers }, () => ({ K: [], V: [] })) };
+      const layers = Array.from({ length: this.shape.layers }, () => ({ K: [], V: [] }));
+      return { length: 0, layers };
     }
 
     // Rotary positions: entry i of every head turns with entry i + width / 2 (Su et al. 2021).
@@ -260,8 +259,8 @@
     return below.findIndex((sum) => sum > u);
   }
 
-  // MT19937 (Matsumoto and Nishimura 1998) as `torch.rand(1, dtype=float64)` on a CPU draws from it:
-  // the lower 53 bits of two numbers, the first of them the upper half.
+  // MT19937 (Matsumoto and Nishimura 1998) as `torch.rand(1, dtype=float64)` on a CPU draws from
+  // it: the lower 53 bits of two numbers, the first of them the upper half.
   function generator(seed) {
     const state = new Uint32Array(624);
     state[0] = seed;

@@ -9,9 +9,8 @@
 
   function make(tag, attributes = {}, ...children) {
     const node = Object.assign(document.createElement(tag), attributes);
-    for (const name of Object.keys(attributes).filter((key) => key.includes("-") || key === "role")) {
-      node.setAttribute(name, attributes[name]);
-    }
+    const spoken = Object.keys(attributes).filter((name) => name.includes("-") || name === "role");
+    spoken.forEach((name) => node.setAttribute(name, attributes[name]));
     node.append(...children);
     return node;
   }
@@ -98,7 +97,8 @@
     build() {
       const options = this.told.examples.map(({ messages }, i) =>
         make("option", { value: i, textContent: messages.at(-1).content }));
-      this.offered = make("select", { onchange: () => this.choose(this.offered.value) }, ...options);
+      this.offered = make("select", {}, ...options);
+      this.offered.onchange = () => this.choose(this.offered.value);
       this.facts = make("textarea", { rows: 3, maxLength: 600 });
       this.question = make("input", { type: "text", maxLength: 300, required: true });
       this.draws = make("input", { type: "checkbox" });
@@ -106,14 +106,16 @@
       this.stop = make("button", { type: "button", textContent: "Stop", disabled: true,
         onclick: () => (this.asked.stopped = true) });
       this.problem = make("p", { role: "alert", className: "problem" });
-      const label = (text, control) => make("label", {}, make("span", { textContent: text }), control);
+      const label = (text, control) =>
+        make("label", {}, make("span", { textContent: `${text} ` }), control);
+      const over = make("button", { type: "button", textContent: "Start over" });
+      over.onclick = () => this.clear();
       this.form = make("form", { onsubmit: (event) => (event.preventDefault(), this.say()) },
         label("A customer of the shop", this.offered),
         label("What the shop knows", this.facts),
         label("The message", this.question),
         label("Draw the words instead of taking the likeliest", this.draws),
-        make("p", {}, this.ask, " ", this.stop, " ",
-          make("button", { type: "button", textContent: "Start over", onclick: () => this.clear() })));
+        make("p", {}, this.ask, " ", this.stop, " ", over));
     }
 
     // One of the offered prompts: its facts, its earlier turns, its question.
@@ -166,8 +168,8 @@
   function offer(root) {
     const told = JSON.parse(root.querySelector("script").textContent);
     const said = make("p", { role: "status" });
-    const size = `${(told.bytes / 1e6).toFixed(1)} MB`;
-    const begin = make("button", { type: "button", textContent: `Talk to them in this page (${size})` });
+    const label = `Talk to them in this page (${(told.bytes / 1e6).toFixed(1)} MB)`;
+    const begin = make("button", { type: "button", textContent: label });
     begin.onclick = async () => {
       begin.disabled = true;
       said.textContent = "Loading ...";
