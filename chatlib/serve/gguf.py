@@ -152,7 +152,10 @@ def tensors(model: Any, precision: Precision) -> Iterator[tuple[str, np.ndarray,
         if turned := heads.get(name.split(".")[-2]):
             data = permuted(data, turned)
         of = kind if data.ndim > 1 else kinds.F32
-        yield names.get_name(name, (".weight",)), gguf.quants.quantize(data, of), of
+        called = names.get_name(name, (".weight",))
+        if called is None:
+            raise ExportError(f"GGUF's llama has no tensor for {name}; its shape is another one")
+        yield called, gguf.quants.quantize(data, of), of
 
 
 # --- what stands beside the weights

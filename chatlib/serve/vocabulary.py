@@ -49,7 +49,7 @@ def read(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         )
     merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]]
     special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    tokens = list(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
     return Vocabulary(tokens, merges, special, _pieces(stored["pre_tokenizer"]))
 
 
