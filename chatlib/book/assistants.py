@@ -26,6 +26,7 @@ SCRIPTS = ("runtime.js", "widget.js")
 POLICIES = {"SFT": "sft", "PPO": "ppo", "PPO without a leash": "overoptimised"}
 JUDGE = "reward"
 OFFERED = 8  # prompts that no stage trained on, one of each intent as far as there are
+SPEAKER = {"system": "the shop knows", "user": "customer", "assistant": "shop"}
 LARGEST = 3_000_000  # bytes of the pack: a page has to load it, and a repository to carry it
 
 
@@ -120,12 +121,13 @@ def markup(told: dict[str, Any], static: str = "_static/") -> str:
 def _block(example: dict[str, Any], models: list[str]) -> str:
     """One prompt with its recorded answers, folded."""
     *before, question = example["messages"]
-    lines = "".join(f"<p class='said'><b>{m['role']}</b> {_safe(m['content'])}</p>" for m in before)
+    said = ((SPEAKER[m["role"]], _safe(m["content"])) for m in before)
+    lines = "".join(f"<p class='said'><b>{who}:</b> {text}</p>" for who, text in said)
     rows = "".join(_row(name, example["answers"][name]) for name in models)
     head = "<tr><th scope='col'>model</th><th scope='col'>answer</th><th scope='col'>paid</th></tr>"
     return (
         f"<details><summary>{_safe(question['content'])}</summary>{lines}"
-        f"<table>{head}{rows}</table></details>"
+        f"<table class='table'>{head}{rows}</table></details>"
     )
 
 
