@@ -60,6 +60,7 @@
       }
       const text = chatlib.strip(this.model.vocabulary.text(ids));
       this.draft.textContent = "";
+      if (asked.dropped) return; // another conversation has begun
       this.turns.push(messages.at(-1), { role: "assistant", content: text });
       const notes = asked.stopped ? "stopped" : this.verdict(messages, text);
       const room = this.model.shape.context - LONGEST;
@@ -133,7 +134,7 @@
     }
 
     clear() {
-      this.asked.stopped = true;
+      this.asked.stopped = this.asked.dropped = true;
       this.problem.textContent = "";
       this.columns.forEach((column) => column.clear());
     }
@@ -150,7 +151,7 @@
       try {
         const facts = this.facts.value.trim();
         await Promise.all(this.columns.map((one) => one.answer(facts, question, how, asked)));
-        this.question.value = "";
+        if (!asked.dropped) this.question.value = "";
       } catch (error) {
         this.problem.textContent = error.message;
       }
