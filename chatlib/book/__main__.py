@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -16,8 +17,29 @@ RESULTS = pages.BUILD / "results.json"
 def book(names: list[str]) -> None:
     """execute copies of all notebooks from nothing, gather figures, render the book"""
     gather(execute.book(names=names), pages.BUILD / "book")
+    if not names:
+        own_assistants(pages.BUILD / "book")
     index = render.render(pages.BUILD / "book" / "notebooks", strict=False)
     print(f"book     {_near(index)}")
+
+
+def own_assistants(folder: Path) -> None:
+    """Let the models that this build trained answer in its pages, where a page can hold them."""
+    from chatlib.book import assistants
+
+    os.environ |= {**execute.environment(), "CHATLIB_RUNS": str(folder / "runs")}
+    try:
+        print(assistants.make(folder / "notebooks" / "static"))
+    except ValueError as error:  # of other models, too large for a page: the stored ones stay
+        print(f"assistants as stored: {error}")
+
+
+def assistants(names: list[str]) -> None:
+    """write weights and recorded answers of the finished runs into notebooks/static"""
+    from chatlib.book import assistants as answering
+
+    os.environ |= execute.environment()
+    print(answering.make())
 
 
 def refresh(names: list[str]) -> None:
@@ -79,6 +101,7 @@ COMMANDS = {
     "results": experiment,
     "stale": stale,
     "readme": update_readme,
+    "assistants": assistants,
 }
 
 

@@ -48,26 +48,33 @@ def execute(paths: list[Path], folder: Path, own_runs: bool = True) -> dict[str,
     """Execute `paths` in order and overwrite each; seconds by page. Raises `PageFailed`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").unlink(missing_ok=True)  # of an earlier execution, of other pages
-    environment = {
+    given = {
         **os.environ,
+        **environment(),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a kernel's debugger would warn of frozen modules
         "CHATLIB_PROGRESS": "none",  # nothing of it in a stored output
         "CHATLIB_PROGRESS_FILE": str(folder / "progress.txt"),
         "CHATLIB_RESULTS": str(folder / "results.json"),
-        "CHATLIB_PROFILE": os.environ.get("CHATLIB_PROFILE", "laptop"),  # on any machine
-        "CHATLIB_DEVICE": os.environ.get("CHATLIB_DEVICE", "cpu"),  # fp32 there, as stored
     }
     if own_runs:
-        environment["CHATLIB_RUNS"] = str(folder / "runs")
+        given["CHATLIB_RUNS"] = str(folder / "runs")
     seconds, took = {}, last_durations()
     with Progress(folder / "progress.txt") as progress:
         for number, path in enumerate(paths, start=1):
             began = time.monotonic()
             progress.expect(time_left(paths[number - 1 :], took))
-            _page(path, f"[{number}/{len(paths)}] {path.stem}", environment, progress)
+            _page(path, f"[{number}/{len(paths)}] {path.stem}", given, progress)
             seconds[path.stem] = round(time.monotonic() - began, 1)
             progress.say(f"[{number}/{len(paths)}] {path.stem}  done in {seconds[path.stem]:.0f} s")
     return seconds
+
+
+def environment() -> dict[str, str]:
+    """What pages are written for, unless told otherwise: on any machine, in fp32 as stored."""
+    return {
+        "CHATLIB_PROFILE": os.environ.get("CHATLIB_PROFILE", "laptop"),
+        "CHATLIB_DEVICE": os.environ.get("CHATLIB_DEVICE", "cpu"),
+    }
 
 
 def last_durations(figures: Path = pages.BUILD / "results.json") -> dict[str, float]:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "chat": models.chat,
     "serve": models.serve,
     "eval": models.evaluate,
+    "export": models.export,
 }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from chatlib.cli import records
 
+File = Annotated[Path | None, arg(metavar="FILE")]
+Flag = FlagCreatePairsOff[bool]
 Models = Positional[Annotated[list[str], arg(metavar="MODEL...", help_behavior_hint="")]]
 
 
@@ -117,3 +119,49 @@ def evaluate(
     else:
         print(report.side_by_side(tables).to_string())
     return 0
+
+
+def export(
+    models: Models,
+    gguf: File = None,
+    browser: File = None,
+    f32: Flag = False,
+    f16: Flag = False,
+    q8: Flag = False,
+    force: Flag = False,
+) -> int:
+    """Write models as one file for programs without Python: GGUF for llama.cpp, or a page's script.
+
+    Args:
+        models: a run (the beginning of its name is enough), a model folder or hub:NAME
+        gguf: GGUF file to write; of one model
+        browser: script to write; of policies and reward models with one tokenizer
+        f32: weights as they are
+        f16: 16 bits a weight, in a script integers with a scale a row (GGUF's default)
+        q8: 8 bits a weight, 32 to a scale (a script's default)
+        force: replace a file that is there
+    """
+    places = [named(name) for name in models]
+    chosen = [name for name, asked in {"f32": f32, "f16": f16, "q8": q8}.items() if asked]
+    if len(chosen) > 1 or not places or not (gguf or browser) or (gguf and len(places) > 1):
+        raise ValueError(
+            f"{len(places)} models, --gguf {gguf}, --browser {browser}, precisions {chosen}; give "
+            "one model and --gguf FILE, or models and --browser FILE, and at most one of --f32 ..."
+        )
+    precision: Any = chosen[0] if chosen else None
+    if gguf:
+        print(export_gguf(places[0], gguf, precision or "f16", force))
+    if browser:
+        from chatlib.serve import browser as scripts
+
+        print(scripts.write(places, browser, precision or "q8", force))
+    return 0
+
+
+def export_gguf(place: str, path: Path, precision: Any, force: bool) -> object:
+    """Write one model as GGUF; what is in the way is said before the model is loaded."""
+    from chatlib.serve import chat
+    from chatlib.serve import gguf as writer
+
+    writer.check_target(path, force)
+    return writer.write(chat.load(place), path, precision, force)
