@@ -13,7 +13,7 @@ from chatlib.book.experiments import alternatives, overoptimisation, part
 from chatlib.data import shop
 from chatlib.evaluate import policy
 from chatlib.evaluate.gallery import PROMPTS, cases
-from chatlib.lab import Run, launch
+from chatlib.lab import Run, launch, trained
 from chatlib.train import models, rollout
 
 STAGES = ("sft", "reward", "ppo", "dpo")
@@ -32,6 +32,7 @@ BEST_OF = 16
 def results() -> dict[str, Any]:
     """The answers, a list for each policy, in the order of `chatlib.evaluate.gallery.cases`."""
     start = alternatives.start()
+    trained("weak_reward")
     runs = {"SFT": start}
     runs |= {shown: launch(alternatives.settings(name, 0)) for shown, name in TUNED.items()}
     runs["over-optimised"] = launch(overoptimisation.settings("weak, fast", 0.0, 0))
