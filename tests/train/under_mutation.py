@@ -1,0 +1,103 @@
+"""A pytest plugin: each test that an exhibit of the museum names runs as it is, then with the mistake.
+
+`pytest -p under_mutation --verdicts FILE NODE_IDS` writes how each ended, by the exhibit's name: the
+outcome, the kind of error, and whether it was raised by the test (no mutant may win by crashing).
+Fixtures of the session are made by a test that runs as it is, so that no mistake is in them.
+"""
+
+import contextlib
+import copy
+import json
+import pkgutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatlib.book import museum
+from chatlib.runs import mutations
+
+HEALTHY = " as it is"
+VERDICTS = pytest.StashKey()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--verdicts", type=Path, help="where to write how the tests ended")
+
+
+def pytest_configure(config):
+    config.stash[VERDICTS] = {}
+
+
+def pytest_collection_modifyitems(items):
+    """After each test the same one once more for every exhibit that names it."""
+    named, own = {}, []
+    for exhibit in museum.EXHIBITS:
+        named.setdefault(exhibit.test, []).append(exhibit)
+    for item in items:
+        own += [item, *(twin(item, exhibit) for exhibit in named.get(item.nodeid, ()))]
+    items[:] = own
+
+
+def twin(item, exhibit):
+    """The same test, to be run with a mistake in place."""
+    other = copy.copy(item)
+    other.exhibit = exhibit
+    other._initrequest()
+    return other
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    exhibit = getattr(item, "exhibit", None)
+    with in_place(exhibit) if exhibit else contextlib.nullcontext():
+        return (yield)
+
+
+@contextlib.contextmanager
+def in_place(exhibit):
+    """The mistake in this process, in the tests that hold the function by its name as well."""
+    with exhibit.on_show(), pytest.MonkeyPatch.context() as patch:
+        healthy = {edit.where: pkgutil.resolve_name(edit.where) for edit in exhibit.edits}
+        for function in healthy.values():
+            for holder, alias in holders(function):  # so that it is undone where it is applied
+                patch.setattr(holder, alias, function)
+        known = {name: list(holders(function)) for name, function in healthy.items()}
+        mutations.apply()
+        for name in healthy:
+            mutant = pkgutil.resolve_name(name)
+            for holder, alias in known[name]:
+                setattr(holder, alias, mutant)
+        yield
+
+
+def holders(function):
+    """(module or class, name) wherever code of this repository has a function."""
+    root = str(Path(museum.__file__).parents[2])
+    for module in list(sys.modules.values()):
+        if str(getattr(module, "__file__", None) or "").startswith(root):
+            yield from ((module, name) for name, v in vars(module).items() if v is function)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "call" or call.excinfo:
+        exhibit = getattr(item, "exhibit", None)
+        name = exhibit.name if exhibit else item.nodeid + HEALTHY
+        item.config.stash[VERDICTS].setdefault(name, verdict(item, call, report))
+    return report
+
+
+def verdict(item, call, report):
+    """How a test ended, and if it failed what it said and whether the test itself said it."""
+    found = {"outcome": report.outcome, "when": call.when, "seconds": round(call.duration, 2)}
+    if call.excinfo:
+        places = [Path(str(entry.path)) for entry in call.excinfo.traceback[-3:]]
+        found |= {"error": call.excinfo.typename, "own": item.path in places}
+    return found
+
+
+def pytest_sessionfinish(session):
+    if path := session.config.getoption("--verdicts"):
+        path.write_text(json.dumps(session.config.stash[VERDICTS], indent=1))
