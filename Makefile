@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PAGES ?=
 CHECKS ?=
-EXPERIMENTS := ppo bands overoptimisation scaling
+EXPERIMENTS := ppo bands overoptimisation scaling museum
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready

@@ -36,6 +36,7 @@ FIGURES = {
     "stacked": lambda: plots.stacked(INTERVALS, "nats"),
     "token_strip": lambda: plots.token_strip(["<|user|>", "$5", "?"], ["user"] * 3, [0, 1, 1]),
     "plane": lambda: plots.plane({"a": ((0.3, 0.1, 0.4, 9), (-1, -1.2, -0.7, 9))}, "x", "y"),
+    "patients": lambda: plots.patients({"kl": [STEPS, STEPS + 1]}, {"A": {"kl": STEPS * 2}}),
     "trails": lambda: plots.trails({"gold": {"a": [(STEPS, STEPS), (STEPS, -STEPS)]}}, "d"),
 }
 

@@ -16,7 +16,7 @@ from chatlib.book import pages
 from chatlib.lab import results
 from chatlib.lab.stored_results import Stored, keep
 
-NAMES = ("ppo", "bands", "overoptimisation", "scaling")  # the modules of this folder
+NAMES = ("ppo", "bands", "overoptimisation", "scaling", "museum")  # the modules of this folder
 PARTS = pages.BUILD / "results" / "parts"
 
 
