@@ -13,16 +13,23 @@ import contextlib
 import difflib
 import functools
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatlib.book import pages
 from chatlib.lab import recipe
 from chatlib.runs.mutations import mutated
 from chatlib.settings.stages import Lora, StageConfig
 
+AS_IT_IS = " as it is"  # after the id of a test that ran without a mistake
 # What every run of a recipe changes here, mutant or not: shorter than the book's, and PPO bolder.
 _BOLD = {"steps": 16, "actor_learning_rate": 4e-4}
 SHORT: dict[str, dict[str, Any]] = {
@@ -126,7 +133,8 @@ def _cut_out(path: Path, inner: list[str], name: str) -> str:
         if not named:
             raise ValueError(f"{name}: {path.name} has no {part}; was it renamed?")
         node = named[0]
-    assert isinstance(node, ast.FunctionDef), f"{name} is no function"
+    if not isinstance(node, ast.FunctionDef):
+        raise ValueError(f"{name} is no function; give the full name of one")
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno])) + "\n"
 
@@ -144,6 +152,32 @@ def exhibit(name: str) -> Exhibit:
     if name not in known:
         raise ValueError(f"no exhibit {name!r}; there are {', '.join(known)}")
     return known[name]
+
+
+def verdicts(*names: str, timeout: float = 280) -> dict[str, dict[str, Any]]:
+    """How the tests end that exhibits (all by default) name: by an exhibit's name with the mistake,
+    by the test's id and `AS_IT_IS` without. They run in a process of their own.
+
+    Raises `RuntimeError` where no test could be run.
+    """
+    tests = sorted({one.test for one in map(exhibit, names or (e.name for e in EXHIBITS))})
+    folders = [pages.ROOT / "tests" / "train", pages.ROOT, os.environ.get("PYTHONPATH", "")]
+    own = {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "verdicts.json"
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "under_mutation"]
+        command += ["--timeout=120", "--verdicts", str(path), *tests]
+        done = subprocess.run(
+            command,
+            cwd=pages.ROOT,
+            env=os.environ | own,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if not path.is_file():
+            raise RuntimeError(f"no test was run: {(done.stdout + done.stderr)[-1000:]}")
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 # ------------------------------------------------------------------------- the collection

@@ -47,7 +47,7 @@ class Patient:
 
     @property
     def seen(self) -> str:
-        """Where the mistake shows: in the curves, at once or later; in the answers only; nowhere."""
+        """Where it shows: in the curves, at once or later; in the answers only; nowhere."""
         if self.strange:
             return AT_ONCE if any(k.endswith("early") for k in self.strange) else LATER
         return ANSWERS if self.strange_answers else NEVER

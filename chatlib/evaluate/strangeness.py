@@ -1,12 +1,12 @@
 """Whether one run's curves are those of a healthy one: how far they lie from several healthy runs'.
 
 A curve counts by two numbers, its mean over the first quarter and that over the last half. Each is
-compared with the same number of n healthy runs that differ in their seed, as one more draw would be:
+compared with the same number of n healthy runs of other seeds, as one more draw would be:
 
     t = |x - mean| / (s sqrt(1 + 1/n)),   s the healthy runs' standard deviation
 
-which for normal numbers has Student's distribution with n - 1 degrees of freedom (Geisser 1993). All
-numbers of a run are looked at together, so the limit is for the largest of them (Bonferroni).
+which for normal numbers has Student's distribution with n - 1 degrees of freedom. All numbers of a
+run are looked at together, so the limit is for the largest of them (Bonferroni).
 """
 
 from __future__ import annotations

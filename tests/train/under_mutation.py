@@ -1,7 +1,7 @@
-"""A pytest plugin: each test that an exhibit of the museum names runs as it is, then with the mistake.
+"""A pytest plugin: the tests that the museum names run as they are, and with each mistake.
 
-`pytest -p under_mutation --verdicts FILE NODE_IDS` writes how each ended, by the exhibit's name: the
-outcome, the kind of error, and whether it was raised by the test (no mutant may win by crashing).
+`pytest -p under_mutation --verdicts FILE NODE_IDS` writes how each ended, by the exhibit's name:
+the outcome, the kind of error, and whether the test raised it (no mutant may die by crashing).
 Fixtures of the session are made by a test that runs as it is, so that no mistake is in them.
 """
 
@@ -17,7 +17,6 @@ import pytest
 from chatlib.book import museum
 from chatlib.runs import mutations
 
-HEALTHY = " as it is"
 VERDICTS = pytest.StashKey()
 
 
@@ -84,7 +83,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if call.when == "call" or call.excinfo:
         exhibit = getattr(item, "exhibit", None)
-        name = exhibit.name if exhibit else item.nodeid + HEALTHY
+        name = exhibit.name if exhibit else item.nodeid + museum.AS_IT_IS
         item.config.stash[VERDICTS].setdefault(name, verdict(item, call, report))
     return report
 

@@ -24,7 +24,7 @@ from chatlib.train import models, rollout
 STAGES = ("sft", "reward", "ppo")
 SEEDS = (0, 1, 2)
 OF_PPO = (3,)  # one more there, where most mistakes are: of three the spread is little known
-CASES = 200  # prompts that nobody trained on
+CASES = 100  # prompts that nobody trained on
 POINTS = 40  # of a stored curve, at most; longer ones are means over neighbouring steps
 CURVES = {
     "sft": ("loss", "held_out_loss"),
@@ -68,7 +68,7 @@ def mutant_run(exhibit: museum.Exhibit) -> dict[str, Any]:
 
 
 def launched(config: StageConfig, exhibit: museum.Exhibit | None) -> Run:
-    """The finished run; what it starts from is healthy, and trained before a mistake is in force."""
+    """The finished run; what it starts from is trained before the mistake is in force."""
     if config.stage != "sft":
         trained("reward" if config.stage == "ppo" else "sft")
     with exhibit.on_show() if exhibit else contextlib.nullcontext():
