@@ -23,7 +23,7 @@ from chatlib.train import models, rollout
 
 STAGES = ("sft", "reward", "ppo")
 SEEDS = (0, 1, 2)
-OF_PPO = (3,)  # one more there, where most mistakes are: of three the spread is little known
+ONE_MORE = (3,)  # of PPO, where most mistakes are: of three the spread is little known
 CASES = 100  # prompts that nobody trained on
 POINTS = 40  # of a stored curve, at most; longer ones are means over neighbouring steps
 CURVES = {
@@ -42,13 +42,13 @@ def results() -> dict[str, Any]:
     mutants = {exhibit.name: mutant_run(exhibit) for exhibit in museum.EXHIBITS}
     found = verdicts()
     killed = sum(found.get(name, {}).get("outcome") == "failed" for name in mutants)
-    counts = {"mutants": len(mutants), "killed": killed, "cases": CASES}
+    counts = {"mutants": len(mutants), "killed": killed, "cases": CASES, "seed_list": [*SEEDS]}
     return counts | {"healthy": healthy, "mutant": mutants}
 
 
 def seeds_of(name: str) -> tuple[int, ...]:
     """The seeds of a recipe's healthy runs."""
-    return SEEDS + (OF_PPO if name == "ppo" else ())
+    return SEEDS + (ONE_MORE if name == "ppo" else ())
 
 
 def verdicts() -> dict[str, Any]:
