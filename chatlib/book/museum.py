@@ -32,9 +32,10 @@ from chatlib.settings.stages import Lora, StageConfig
 AS_IT_IS = " as it is"  # after the id of a test that ran without a mistake
 # What every run of a recipe changes here, mutant or not: shorter than the book's, and PPO bolder.
 _BOLD = {"steps": 12, "actor_learning_rate": 6e-4}
+_ADAPTERS = Lora(lora_learning_rate=5e-3)
 SHORT: dict[str, dict[str, Any]] = {
-    "sft": {"steps": 400, "records": 8000, "held_out": 64, "eval_every": 50},
-    "reward": {"steps": 40, "records": 2000, "held_out": 256, "eval_every": 10, "lora": Lora()},
+    "sft": {"steps": 240, "records": 8000, "held_out": 64, "eval_every": 40},
+    "reward": {"steps": 32, "records": 1600, "held_out": 128, "eval_every": 8, "lora": _ADAPTERS},
     "ppo": _BOLD,
     "grpo": _BOLD,
 }
@@ -193,7 +194,7 @@ _OF_SFT = (
         "labels-not-shifted",
         "labels that are not shifted",
         "sft",
-        (Edit(_LIKELIHOOD + "shift", _SHIFTED, "ids[:, :-1], ids[:, :-1], mask[:, :-1]"),),
+        (Edit(_LIKELIHOOD + "shift", _SHIFTED, "ids[:, :-1], ids[:, :-1], mask[:, 1:]"),),
         "Every place has to repeat the token that it has just read instead of saying the next one.",
         _DETAILS + "test_logits_before_a_token_predict_it",
         "many codebases (errata)",
@@ -292,7 +293,7 @@ _OF_REWARD = (
         "The names given are those of another architecture; the weights are frozen, no adapter is "
         "added, and the score head is all that learns.",
         "tests/train/test_settings_do_what_they_say.py::test_lora_that_matches_nothing_is_an_error",
-        settings={"lora": Lora(lora_module_name=["c_attn"])},
+        settings={"lora": _ADAPTERS.model_copy(update={"lora_module_name": ["c_attn"]})},
     ),
 )
 
@@ -451,17 +452,10 @@ _OF_GROUPS = (
         "wrong-groups",
         "answers compared across prompts",
         "grpo",
-        (
-            Edit(
-                _PPO + "among_answers",
-                "rewards.sum(1).view(-1, config.answers_per_prompt)",
-                "rewards.sum(1).view(config.answers_per_prompt, -1).T",
-            ),
-        ),
-        "The rows are read as if a prompt's answers stood a whole batch apart: an answer is "
-        "compared with answers to other prompts.",
-        "tests/train/test_alternatives.py::"
-        "test_an_answer_is_compared_with_the_others_to_its_prompt[group]",
+        (Edit(_PPO + "train", "[i for i in own for _ in range(each)]", "own * each"),),
+        "The prompts are repeated one after the other as a whole, so that four neighbours are "
+        "answers to four prompts: an answer is compared with answers to other prompts.",
+        "tests/train/test_alternatives.py::test_answers_to_one_prompt_stand_together[group]",
     ),
     Exhibit(
         "k3-cancels",
