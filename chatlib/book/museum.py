@@ -31,11 +31,11 @@ from chatlib.settings.stages import Lora, StageConfig
 
 AS_IT_IS = " as it is"  # after the id of a test that ran without a mistake
 # What every run of a recipe changes here, mutant or not: shorter than the book's, and PPO bolder.
-_BOLD = {"steps": 12, "actor_learning_rate": 6e-4}
+_BOLD = {"steps": 8, "actor_learning_rate": 1e-3}
 _ADAPTERS = Lora(lora_learning_rate=5e-3)
 SHORT: dict[str, dict[str, Any]] = {
-    "sft": {"steps": 240, "records": 8000, "held_out": 64, "eval_every": 40},
-    "reward": {"steps": 32, "records": 1600, "held_out": 128, "eval_every": 8, "lora": _ADAPTERS},
+    "sft": {"steps": 160, "records": 4000, "held_out": 64, "eval_every": 20},
+    "reward": {"steps": 24, "records": 1000, "held_out": 96, "eval_every": 6, "lora": _ADAPTERS},
     "ppo": _BOLD,
     "grpo": _BOLD,
 }

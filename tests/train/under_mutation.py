@@ -30,12 +30,17 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """After each test the same one once more for every exhibit that names it."""
-    named, own = {}, []
-    for exhibit in museum.EXHIBITS:
-        named.setdefault(exhibit.test, []).append(exhibit)
+    own = []
     for item in items:
-        own += [item, *(twin(item, exhibit) for exhibit in named.get(item.nodeid, ()))]
+        naming = [one for one in museum.EXHIBITS if names(one.test, item.nodeid)]
+        item.exhibit, item.test = None, naming[0].test if naming else item.nodeid
+        own += [item, *(twin(item, exhibit) for exhibit in naming)]
     items[:] = own
+
+
+def names(test, node):
+    """Whether a node id is that of a test, or of one of its parameters."""
+    return node == test or node.startswith(f"{test}[")
 
 
 def twin(item, exhibit):
@@ -48,8 +53,7 @@ def twin(item, exhibit):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    exhibit = getattr(item, "exhibit", None)
-    with in_place(exhibit) if exhibit else contextlib.nullcontext():
+    with in_place(item.exhibit) if item.exhibit else contextlib.nullcontext():
         return (yield)
 
 
@@ -82,9 +86,10 @@ def holders(function):
 def pytest_runtest_makereport(item, call):
     report = yield
     if call.when == "call" or call.excinfo:
-        exhibit = getattr(item, "exhibit", None)
-        name = exhibit.name if exhibit else item.nodeid + museum.AS_IT_IS
-        item.config.stash[VERDICTS].setdefault(name, verdict(item, call, report))
+        name = item.exhibit.name if item.exhibit else item.test + museum.AS_IT_IS
+        known, found = item.config.stash[VERDICTS], verdict(item, call, report)
+        if known.get(name, {}).get("outcome") != "failed":  # of several parameters one is enough
+            known[name] = found
     return report
 
 
