@@ -34,10 +34,10 @@ AS_IT_IS = " as it is"  # after the id of a test that ran without a mistake
 _BOLD = {"steps": 8, "actor_learning_rate": 1e-3}
 _ADAPTERS = Lora(lora_learning_rate=5e-3)
 SHORT: dict[str, dict[str, Any]] = {
-    "sft": {"steps": 160, "records": 4000, "held_out": 64, "eval_every": 20},
-    "reward": {"steps": 24, "records": 1000, "held_out": 96, "eval_every": 6, "lora": _ADAPTERS},
     "ppo": _BOLD,
+    "sft": {"steps": 160, "records": 4000, "held_out": 64, "eval_every": 20},
     "grpo": _BOLD,
+    "reward": {"steps": 24, "records": 1000, "held_out": 96, "eval_every": 6, "lora": _ADAPTERS},
 }
 
 

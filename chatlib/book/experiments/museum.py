@@ -38,12 +38,24 @@ CURVES = {
 
 def results() -> dict[str, Any]:
     """Curves and answers of healthy runs and mutants, and how many a unit test finds."""
-    healthy = {name: [healthy_run(name, seed) for seed in seeds_of(name)] for name in museum.SHORT}
-    mutants = {exhibit.name: mutant_run(exhibit) for exhibit in museum.EXHIBITS}
+    healthy: dict[str, list[dict[str, Any]]] = {}
+    mutants: dict[str, dict[str, Any]] = {}
+    for name in museum.SHORT:
+        healthy[name] = [healthy_run(name, seed) for seed in seeds_of(name)]
+        sick = [exhibit for exhibit in museum.EXHIBITS if exhibit.recipe == name]
+        mutants |= {exhibit.name: mutant_run(exhibit) for exhibit in sick}
     found = verdicts()
     killed = sum(found.get(name, {}).get("outcome") == "failed" for name in mutants)
-    counts = {"mutants": len(mutants), "killed": killed, "cases": CASES, "seed_list": [*SEEDS]}
-    return counts | {"healthy": healthy, "mutant": mutants}
+    runs = [*mutants.values(), *(run for runs in healthy.values() for run in runs)]
+    return {
+        "mutants": len(mutants),
+        "killed": killed,
+        "cases": CASES,
+        "seed_list": [*SEEDS],
+        "launch_seconds": round(sum(run["seconds"] for run in runs), 1),
+        "healthy": healthy,
+        "mutant": mutants,
+    }
 
 
 def seeds_of(name: str) -> tuple[int, ...]:
@@ -80,7 +92,11 @@ def figures_of(run: Run, name: str) -> dict[str, Any]:
     stage = str(run.config["stage"])
     return part(
         f"museum-{name}-{run.name}-{CASES}",
-        lambda: {"curves": curves(run, stage), "after": {} if stage == "reward" else answers(run)},
+        lambda: {
+            "curves": curves(run, stage),
+            "after": {} if stage == "reward" else answers(run),
+            "seconds": run.manifest["seconds"],
+        },
     )
 
 
