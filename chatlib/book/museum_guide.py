@@ -81,7 +81,7 @@ def without(patient: Patient, curve: str) -> dict[str, float]:
     return strangeness.strange(runs[0], runs[1:])
 
 
-def complaint(patient: Patient, most: int = 3) -> str:
+def complaint(patient: Patient, most: int = 2) -> str:
     """One line: the strangest traits of a run, each by how many times it is over the limit."""
     found = [f"{name} {times:.0f}x" for name, times in list(patient.strange.items())[:most]]
     return f"{patient.letter}  {'; '.join(found) or 'nothing'}"
