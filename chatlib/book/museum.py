@@ -142,8 +142,8 @@ def _cut_out(path: Path, inner: list[str], name: str) -> str:
 
 def difference(edit: Edit) -> list[str]:
     """The function's name, and its lines as they are (-) and with the mistake (+)."""
-    sources = (text.splitlines() for text in (edit.original, edit.mutant))
-    changed = [line for line in difflib.ndiff(*sources) if line[0] in "-+"]
+    before, after = edit.original.splitlines(), edit.mutant.splitlines()
+    changed = [line for line in difflib.ndiff(before, after) if line[0] in "-+"]
     return [edit.where, *(f"{line[0]} {line[2:].strip()}" for line in changed)]
 
 
