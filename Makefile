@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PAGES ?=
 CHECKS ?=
-EXPERIMENTS := ppo bands overoptimisation scaling alternatives answers
+EXPERIMENTS := ppo bands overoptimisation scaling alternatives museum answers
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready

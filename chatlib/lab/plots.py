@@ -494,6 +494,30 @@ def seed_bands(
 
 
 @_styled
+def patients(
+    healthy: Mapping[str, Sequence[Sequence[float]]],
+    sick: Mapping[str, Mapping[str, Sequence[float]]],
+) -> Figure:
+    """One row a run, one column a quantity: its curve in colour on the grey band of healthy runs.
+
+    ``healthy`` maps a column's title to (seeds, points), ``sick`` a row's label to {title: points}.
+    """
+    figure, axes_of = _panels(len(sick) * len(healthy), len(healthy), 1.15)
+    for i, (label, curves_of) in enumerate(sick.items()):
+        row = axes_of[i * len(healthy) : (i + 1) * len(healthy)]
+        for axes, (title, seeds) in zip(row, healthy.items()):
+            table, own = np.asarray(seeds, dtype=float), np.asarray(curves_of[title], dtype=float)
+            way = np.linspace(0, 100, table.shape[1])
+            axes.fill_between(way, table.min(0), table.max(0), color="#999999", alpha=0.55, lw=0)
+            axes.plot(np.linspace(0, 100, len(own)), own, color=COLOURS[1], linewidth=1.3)
+            axes.tick_params(labelsize=6)
+            axes.set_title(title if i == 0 else "", fontsize=7)
+            axes.set_xlabel("% of the run" if i == len(sick) - 1 else "", fontsize=7)
+        row[0].set_ylabel(label, rotation=0, fontsize=10, fontweight="bold", labelpad=10)
+    return figure
+
+
+@_styled
 def along_tokens(
     tokens: Sequence[str],
     series: Mapping[str, tuple[Sequence[float], Sequence[float] | None]],

@@ -117,6 +117,13 @@ def test_training_a_tokenizer_is_deterministic_and_survives_saving(tmp_path):
     assert template.encode(loaded, DIALOGUES) == template.encode(TOKENIZER, DIALOGUES)
 
 
+def test_padding_is_no_end_and_no_role():
+    tokenizer = template.train_tokenizer(["Hello."], 300)
+    special = [tokenizer.convert_tokens_to_ids(t) for t in (template.END, *template.ROLE_TOKENS)]
+    assert tokenizer.eos_token_id == special[0]
+    assert tokenizer.pad_token_id not in special
+
+
 # ------------------------------------------------------------- tokenizers from elsewhere
 def foreign(**special) -> PreTrainedTokenizerFast:
     tokenizer = template.train_tokenizer(["Hello, how are you?"] * 4, 300)

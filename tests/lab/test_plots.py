@@ -37,6 +37,7 @@ FIGURES = {
     "token_strip": lambda: plots.token_strip(["<|user|>", "$5", "?"], ["user"] * 3, [0, 1, 1]),
     "plane": lambda: plots.plane({"a": ((0.3, 0.1, 0.4, 9), (-1, -1.2, -0.7, 9))}, "x", "y"),
     "below": lambda: plots.below({"most": (STEPS, STEPS)}, {"a": ([1, 2], [0, 1])}, "x", "y"),
+    "patients": lambda: plots.patients({"kl": [STEPS, STEPS + 1]}, {"A": {"kl": STEPS * 2}}),
     "trails": lambda: plots.trails({"gold": {"a": [(STEPS, STEPS), (STEPS, -STEPS)]}}, "d"),
 }
 

@@ -83,6 +83,17 @@ def test_signs_of_the_kl_estimators():
         kl_estimate(logp, ref, "k4")
 
 
+def test_k3_keeps_its_digits_where_the_policies_nearly_agree():
+    """exp(-d) - 1 + d would be rounding there: fp32 against float64, from one nat to almost 0."""
+    d = torch.logspace(-5, 0, 40)
+    for signed in (d, -d):
+        exact = kl_estimate(signed.double(), torch.zeros(40).double(), "k3")
+        found = kl_estimate(signed, torch.zeros(40), "k3")
+        assert found.min() >= 0
+        error = (found.double() - exact).abs() / exact
+        assert error[d > 1e-3].max() < 1e-3
+
+
 def test_k1_as_a_loss_has_zero_expected_gradient():
     ref = REF_LOGITS.log_softmax(-1)
     gradient = enumerated_gradient(lambda logp: kl_estimate(logp, ref, "k1"))

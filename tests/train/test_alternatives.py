@@ -13,7 +13,7 @@ from chatlib.launch.memory import memory
 from chatlib.runs import checkpoints
 from chatlib.runs.identity import fingerprints
 from chatlib.settings.stages import Lora, Source
-from chatlib.train import dpo, models, ppo
+from chatlib.train import dpo, models, ppo, rollout
 
 GROUPS = dict(batch_size=4, answers_per_prompt=4)
 ALTERNATIVES = {
@@ -44,14 +44,15 @@ def test_without_a_critic_none_is_loaded_and_none_is_reported(name, config, tmp_
 @pytest.mark.parametrize("name", ["group", "rloo"])
 def test_answers_to_one_prompt_stand_together(name, config, tmp_path, monkeypatch):
     asked = []
-    make = ppo.make_experience
+    sample = rollout.sample
 
-    def look(config, nets, prompts, answers, records):
+    def look(model, prompts, *limits):
         asked.append(prompts)
-        return make(config, nets, prompts, answers, records)
+        return sample(model, prompts, *limits)
 
-    monkeypatch.setattr(ppo, "make_experience", look)
-    tiny.train(config(**ALTERNATIVES[name]), tmp_path)
+    monkeypatch.setattr(rollout, "sample", look)
+    run = tiny.train(config(**ALTERNATIVES[name]), tmp_path)
+    assert len(asked) == len(run.metrics)
     for prompts in asked:
         groups = [prompts[i : i + 4] for i in range(0, 16, 4)]
         assert all(group == [group[0]] * 4 for group in groups)

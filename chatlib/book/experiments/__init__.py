@@ -22,6 +22,7 @@ NAMES = (
     "overoptimisation",
     "scaling",
     "alternatives",
+    "museum",
     "answers",
 )  # the modules of this folder
 PARTS = pages.BUILD / "results" / "parts"
