@@ -58,4 +58,5 @@ def _of_stored(name: str) -> tuple[str, ...]:
     prints = ", ".join(f"{stage} {mark[:8]}" for stage, mark in sorted(found.code.items()))
     state = f"stored; changed since: {', '.join(found.changed)}" if found.changed else "stored"
     seeds = ", ".join(map(str, found.figures.get("seed_list", ()))) or "several"
-    return f"`make results {name}`", seeds, f"{found.seconds:.0f} s", prints, state
+    seconds = found.figures.get("launch_seconds", found.seconds)  # of a resumed experiment: of all
+    return f"`make results {name}`", seeds, f"{seconds:.0f} s", prints, state

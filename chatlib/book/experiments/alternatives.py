@@ -71,7 +71,17 @@ def results() -> dict[str, Any]:
     named = {name: {"seeds": seeds} for name, seeds in rows.items()}
     given = {"seed_list": list(SEEDS), "cases": CASES, "draws": DRAWS * len(SEEDS)}
     given |= {"drawn": DRAWN, "paid": list(PAID), "start": begun}
+    given["launch_seconds"] = launch_seconds()
     return given | named | limits | headline(rows, limits)
+
+
+def launch_seconds() -> float:
+    """Seconds of all launches of the bench together, from their manifests."""
+    learnt = [settings(name, seed) for name in (*LAUNCHED, *VARIANTS) for seed in SEEDS]
+    learnt += [settings(name, seed, "gold") for name in PAID for seed in BY_GOLD]
+    learnt += [tuning(n, k, "model") for n in ("rejection", "rejection_control") for k in SEEDS]
+    learnt += [tuning("rejection", seed, "gold") for seed in BY_GOLD]
+    return round(sum(run_of(config).manifest["seconds"] for config in learnt), 1)
 
 
 # ------------------------------------------------------------------------------ one method
@@ -135,19 +145,25 @@ def rejection(name: str, seed: int, by: str) -> dict[str, Any]:
     best = worth.argmax(1)
     if name == "rejection_control":
         best = np.random.default_rng(seed).integers(CHOSEN_FROM, size=count)
-    path = identity.root() / "data" / f"{name}-{by}-{seed}.jsonl"
-    write_dialogues(path, cases, [row[i] for row, i in zip(answers, best)])
+    write_dialogues(kept(name, seed, by), cases, [row[i] for row, i in zip(answers, best)])
     spent = time.monotonic() - began
-    data: dict[str, Any] = {
-        "sources": [str(path)],
-        "split": (1, 0, 0),
-        "records": count,
-        "held_out": 0,
-    }
-    config = recipe("sft", seed, model=start().reference, **data | TUNED)
+    config = tuning(name, seed, by)
     run = launch(config)
     found = {"seed": seed, **costs(run, config)} | judged(run)
     return found | {"seconds": round(found["seconds"] + spent, 2)}
+
+
+def kept(name: str, seed: int, by: str) -> Path:
+    """Where the dialogues lie that rejection sampling kept."""
+    return identity.root() / "data" / f"{name}-{by}-{seed}.jsonl"
+
+
+def tuning(name: str, seed: int, by: str) -> StageConfig:
+    """SFT on what rejection sampling kept."""
+    count = DRAWN // CHOSEN_FROM
+    data: dict[str, Any] = {"sources": [str(kept(name, seed, by))], "split": (1, 0, 0)}
+    data |= {"records": count, "held_out": 0}
+    return recipe("sft", seed, model=start().reference, **data | TUNED)
 
 
 def write_dialogues(path: Path, cases: list[shop.Scenario], answers: list[str]) -> None:
@@ -275,8 +291,8 @@ def over_rows(seeds: list[dict[str, Any]], way: Callable[..., float]) -> winrate
     if len(seeds) > 1:
         return over_seeds([way(row) for row in seeds])
     (row,) = seeds
-    ends = (way(row, what) for what in ("value", "low", "high"))
-    return winrate.Interval(*ends, row["gold"]["n"])
+    value, low, high = (way(row, what) for what in ("value", "low", "high"))
+    return winrate.Interval(value, low, high, CASES)
 
 
 def share(row: dict[str, Any], what: str = "value", *, limits: dict[str, Any]) -> float:
