@@ -81,3 +81,9 @@ def test_no_markup_is_left_unrendered(soups):
         text = soup.select_one("article").get_text()
         assert not re.search(r"\{(eq|ref|cite|numref|prf:ref|glue)[:a-z]*\}`", text), name
         assert ":::" not in text and "```" not in text, name
+
+
+def test_tables_that_cells_write_are_tables(soups):
+    for name, head in {"index": "minutes to read", "10_alternatives": "launches took"}.items():
+        heads = [cell.get_text(strip=True) for cell in soups[name].select("table th")]
+        assert head in heads, f"{name} shows the table with {head!r} as text"
