@@ -27,7 +27,8 @@ CELL_SECONDS = 900
 # `make check` leaves out the rooms whose unit tests train or start something.
 FAST = [
     *("tests/maths", "tests/settings", "tests/runs", "tests/data", "tests/launch"),
-    *("tests/lab", "tests/evaluate", "tests/serve", "tests/notebooks", "tests/test_walls.py"),
+    *("tests/lab", "tests/evaluate", "tests/notebooks", "tests/test_walls.py"),
+    *("tests/serve/test_chat.py", "tests/serve/test_terminal.py"),  # no server, browser, llama.cpp
 ]
 
 
