@@ -8,7 +8,6 @@ import threading
 
 import pytest
 from served import ORDER, alone, serving
-from tiny_chat_model import save
 
 from chatlib.book import pages
 from chatlib.serve import chat, desk, server
@@ -17,17 +16,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.timeout(180)
 WIDE, NARROW = {"width": 1200, "height": 800}, {"width": 360, "height": 740}
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory):
-    return chat.load(save(tmp_path_factory.mktemp("second"), seed=1))
-
-
-@pytest.fixture(scope="module")
-def url(assistant, other):
-    with serving([assistant, other]) as where:
-        yield where
 
 
 @pytest.fixture(scope="module")

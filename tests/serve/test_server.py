@@ -16,24 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import ORDER, alone, serving
-from tiny_chat_model import save
 
 from chatlib.cli import main
 from chatlib.serve import chat, desk, server, wire
 from chatlib.serve.chat import Chat, Sampling, printable
 
 pytestmark = pytest.mark.timeout(120)  # whoever waits for an answer that never comes is told so
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory):
-    return chat.load(save(tmp_path_factory.mktemp("second"), seed=1))
-
-
-@pytest.fixture(scope="module")
-def url(assistant, other):
-    with serving([assistant, other]) as where:
-        yield where
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,15 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chatlib.book import pages
 from chatlib.lab import results
 from chatlib.lab.stored_results import Stored, keep
+
+if TYPE_CHECKING:
+    from chatlib.evaluate import frontier, winrate
+    from chatlib.lab import Run
 
 NAMES = (
     "ppo",
@@ -52,3 +56,26 @@ def part(key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     results.write(path, figures)
     print(f"{key}: done in {time.monotonic() - began:.0f} s", flush=True)
     return figures
+
+
+def loaded(run: Run) -> tuple[Any, Any]:
+    """(policy, tokenizer) of a finished run, without a bar of transformers' own."""
+    from chatlib.train import models
+
+    tokenizer = models.load_tokenizer(run.reference)
+    with models.no_bar():
+        return models.load_policy(run.reference, tokenizer), tokenizer
+
+
+def bracketed(values: Any) -> dict[str, float]:
+    """The mean of some values with its interval, as it is stored."""
+    import numpy as np
+
+    from chatlib.evaluate import winrate
+
+    return rounded(winrate.interval(np.asarray(values, dtype=float)))
+
+
+def rounded(found: winrate.Interval | frontier.Fit) -> dict[str, float]:
+    """An interval or a fit as it is stored: by name, four digits."""
+    return {name: round(value, 4) for name, value in found._asdict().items()}

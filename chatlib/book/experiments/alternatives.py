@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from chatlib.book.experiments import part
+from chatlib.book.experiments import bracketed, loaded, part, rounded
 from chatlib.data import shop, template
 from chatlib.evaluate import ceiling, policy, scorer, selection, winrate
 from chatlib.evaluate.frontier import over_seeds
@@ -178,7 +178,7 @@ def drawn(
     cases: list[shop.Scenario], each: int, seed: int, by: str
 ) -> tuple[list[list[str]], np.ndarray]:
     """``each`` answers of the SFT model to every case, and what they are worth. (cases, each)"""
-    net, tokenizer = _loaded(start())
+    net, tokenizer = loaded(start())
     asked = [case.messages() for case in cases for _ in range(each)]
     answers = rollout.answer(net, tokenizer, asked, seed=seed)
     rows = [answers[i : i + each] for i in range(0, len(answers), each)]
@@ -203,15 +203,15 @@ def judged(run: Run) -> dict[str, Any]:
         "length": r.mask.sum(1),
         "entropy": r.entropy.sum(1) / r.mask.sum(1),
     }
-    found = {name: _bracketed(values) for name, values in columns.items()}
-    return {"diversity": _bracketed(diversity(run)), **found}
+    found = {name: bracketed(values) for name, values in columns.items()}
+    return {"diversity": bracketed(diversity(run)), **found}
 
 
 def experience(run: Run, cases: list[shop.Scenario]) -> tuple[ppo.Rollout, list[str]]:
     """A rollout of the run's policy on cases, scored as PPO scores its own; the answers' texts."""
-    net, tokenizer = _loaded(run)
+    net, tokenizer = loaded(run)
     judge = scorer.load(run_of(recipe("reward"))).model
-    reference = models.AnswerLM(_loaded(start())[0], ppo.ROWS_TOGETHER)
+    reference = models.AnswerLM(loaded(start())[0], ppo.ROWS_TOGETHER)
     actor, scored = models.AnswerLM(net, ppo.ROWS_TOGETHER), models.TokenScorer(judge)
     nets = ppo.Models[torch.nn.Module](actor, None, reference, scored, tokenizer)
     prompts = template.encode_prompts(tokenizer, [case.messages() for case in cases])
@@ -225,7 +225,7 @@ def experience(run: Run, cases: list[shop.Scenario]) -> tuple[ppo.Rollout, list[
 def diversity(run: Run) -> list[float]:
     """Share of different answers among those drawn to one prompt, for a few prompts."""
     count, each = AGAIN
-    net, tokenizer = _loaded(run)
+    net, tokenizer = loaded(run)
     asked = [c.messages() for c in policy.scenarios(count) for _ in range(each)]
     texts = rollout.answer(net, tokenizer, asked)
     return [len(set(texts[i : i + each])) / each for i in range(0, len(texts), each)]
@@ -256,7 +256,7 @@ def best_of_n(by: np.ndarray, gold: np.ndarray) -> dict[str, Any]:
     kl = selection.best_of_kl_drawn(by, BEST_OF)
     worth = selection.best_of(by, gold, (BEST_OF,))[BEST_OF]
     said = {"kl": {"value": round(kl, 4)}, "kl_bound": round(selection.best_of_kl(BEST_OF), 4)}
-    return {"gold": _bracketed(worth), **said}
+    return {"gold": bracketed(worth), **said}
 
 
 def ceilings(score: np.ndarray, gold: np.ndarray) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def ceiling_rows(path: ceiling.Tilted) -> dict[str, Any]:
     """The whole curve, intervals at `KLS`, and how many answers carry it there."""
     curve = {"kl": path.kl.mean(0).round(4), "worth": path.worth.mean(0).round(4)}
     at = [ceiling.interval_at(path, kl) for kl in KLS]
-    rows = {"at": [{k: round(v, 4) for k, v in found._asdict().items()} for found in at]}
+    rows = {"at": [rounded(found) for found in at]}
     effective = ceiling.effective_at(path, KLS).round(2).tolist()
     return {name: x.tolist() for name, x in curve.items()} | rows | {"effective": effective}
 
@@ -283,7 +283,7 @@ def headline(rows: dict[str, list[dict]], limits: dict[str, Any]) -> dict[str, A
     """Each method's share of the way from SFT to the ceiling at its own KL, in gold."""
     found = {**rows, **{k: limits[k]["seeds"] for k in ("best_of_16", "best_of_16_gold")}}
     way = partial(share, limits=limits["ceiling"])
-    return {"share": {name: _rounded(over_rows(seeds, way)) for name, seeds in found.items()}}
+    return {"share": {name: rounded(over_rows(seeds, way)) for name, seeds in found.items()}}
 
 
 def over_rows(seeds: list[dict[str, Any]], way: Callable[..., float]) -> winrate.Interval:
@@ -306,17 +306,3 @@ def start() -> Run:
     """The SFT model that all start from, once both models of the bench are there."""
     trained("reward")
     return run_of(recipe("sft"))
-
-
-def _loaded(run: Run) -> tuple[Any, Any]:
-    tokenizer = models.load_tokenizer(run.reference)
-    with models.no_bar():
-        return models.load_policy(run.reference, tokenizer), tokenizer
-
-
-def _bracketed(values: Any) -> dict[str, float]:
-    return _rounded(winrate.interval(np.asarray(values, dtype=float)))
-
-
-def _rounded(found: winrate.Interval) -> dict[str, float]:
-    return {name: round(float(value), 4) for name, value in found._asdict().items()}

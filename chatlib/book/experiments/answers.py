@@ -9,12 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from chatlib.book.experiments import alternatives, overoptimisation, part
+from chatlib.book.experiments import alternatives, loaded, overoptimisation, part
 from chatlib.data import shop
 from chatlib.evaluate import policy
 from chatlib.evaluate.gallery import PROMPTS, cases
 from chatlib.lab import Run, launch, trained
-from chatlib.train import models, rollout
+from chatlib.train import rollout
 
 STAGES = ("sft", "reward", "ppo", "dpo")
 TUNED = {
@@ -26,7 +26,6 @@ TUNED = {
     "distilled": "distil",
     "DPO": "dpo",
 }
-BEST_OF = 16
 
 
 def results() -> dict[str, Any]:
@@ -47,14 +46,12 @@ def results() -> dict[str, Any]:
 
 def answers_of(run: Run) -> dict[str, Any]:
     """A sampled answer of a run's policy to each prompt."""
-    tokenizer = models.load_tokenizer(run.reference)
-    with models.no_bar():
-        net = models.load_policy(run.reference, tokenizer)
+    net, tokenizer = loaded(run)
     return {"answers": rollout.answer(net, tokenizer, [case.messages() for case in cases()])}
 
 
 def best_answers() -> dict[str, Any]:
-    """Of `BEST_OF` answers of the SFT model to each prompt the one with the highest score."""
+    """The answer with the highest score, of several of the SFT model's to each prompt."""
     asked: list[shop.Scenario] = cases()
-    rows, score = alternatives.drawn(asked, BEST_OF, policy.UNSEEN, "model")
+    rows, score = alternatives.drawn(asked, alternatives.BEST_OF, policy.UNSEEN, "model")
     return {"answers": [row[i] for row, i in zip(rows, score.argmax(1))]}

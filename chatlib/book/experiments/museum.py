@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from chatlib.book import museum
-from chatlib.book.experiments import part
+from chatlib.book.experiments import loaded, part
 from chatlib.data import shop, template
 from chatlib.evaluate.errors import judged
 from chatlib.lab import Run, launch, trained
 from chatlib.runs.provenance import origin
 from chatlib.settings.stages import StageConfig
-from chatlib.train import models, rollout
+from chatlib.train import rollout
 
 STAGES = ("sft", "reward", "ppo")
 SEEDS = (0, 1, 2)
@@ -115,8 +115,7 @@ def curves(run: Run, stage: str) -> dict[str, list[float]]:
 def answers(run: Run) -> dict[str, float]:
     """Of sampled answers to new prompts: gold reward, and shares that ended and are well formed."""
     test = shop.demonstrations(CASES, seed=502)
-    tokenizer = models.load_tokenizer(run.reference)
-    model = models.load_policy(run.reference, tokenizer)
+    model, tokenizer = loaded(run)
     prompts = template.encode_prompts(tokenizer, [t.prompt for t in test])
     generator = torch.Generator().manual_seed(1)
     stop, pad = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chatlib.book.experiments import part
+from chatlib.book.experiments import bracketed, loaded, part, rounded
 from chatlib.data import shop
-from chatlib.evaluate import frontier, policy, scorer, winrate
+from chatlib.evaluate import frontier, policy, scorer
 from chatlib.evaluate.frontier import distance, smooth
 from chatlib.evaluate.policy import scenarios
 from chatlib.lab import Run, launch, recipe, run_of, trained
 from chatlib.settings.stages import StageConfig
-from chatlib.train import models, rollout
+from chatlib.train import rollout
 
 STAGES = ("sft", "reward", "ppo")
 REWARD_MODELS = {"weak": "weak_reward", "strong": "reward"}
@@ -74,7 +74,7 @@ def accuracy() -> dict[str, dict[str, float]]:
         margin = judge.score(prompts, [pair.chosen for pair in pairs])
         margin = margin - judge.score(prompts, [pair.rejected for pair in pairs])
         right[kind] = margin > 0
-    return {kind: _bracketed(values) for kind, values in right.items()}
+    return {kind: bracketed(values) for kind, values in right.items()}
 
 
 # ------------------------------------------------------------------------- what is computed
@@ -112,34 +112,22 @@ def arm(group: str, beta: float, seed: int) -> dict[str, Any]:
 
 def _judged(run: Run) -> dict[str, Any]:
     """Gold and both scores of a policy's sampled answers to the same new prompts, bracketed."""
-    tokenizer, cases = models.load_tokenizer(run.reference), scenarios(CASES)
-    with models.no_bar():
-        net = models.load_policy(run.reference, tokenizer)
+    (net, tokenizer), cases = loaded(run), scenarios(CASES)
     verdicts = policy.assess(net, tokenizer, cases)
     prompts, answers = [case.messages() for case in cases], verdicts["answer"].tolist()
     columns: dict[str, Any] = {"gold": verdicts["gold"], "well_formed": verdicts["well_formed"]}
     for kind, name in REWARD_MODELS.items():
         columns[f"{kind}_score"] = scorer.load(trained(name)).score(prompts, answers)
     columns["words"] = [len(answer.split()) for answer in answers]
-    return {name: _bracketed(values) for name, values in columns.items()}
-
-
-def _bracketed(values: Any) -> dict[str, float]:
-    return _rounded(winrate.interval(np.asarray(values, dtype=float)))
-
-
-def _rounded(found: winrate.Interval | frontier.Fit) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in found._asdict().items()}
+    return {name: bracketed(values) for name, values in columns.items()}
 
 
 def best_of_n() -> dict[str, Any]:
     """Gold and score of the best of n answers of the SFT model, by each reward model; KL bound."""
     cases, run = scenarios(PROMPTS), trained("sft")
-    tokenizer = models.load_tokenizer(run.reference)
+    net, tokenizer = loaded(run)
     asked = [case.messages() for case in cases for _ in range(ANSWERS)]
     metas = [case.meta() for case in cases for _ in range(ANSWERS)]
-    with models.no_bar():
-        net = models.load_policy(run.reference, tokenizer)
     answers = rollout.answer(net, tokenizer, asked)
     grid = (PROMPTS, ANSWERS)
     gold = np.reshape([shop.judge(m, a).total for m, a in zip(metas, answers)], grid)
@@ -148,11 +136,11 @@ def best_of_n() -> dict[str, Any]:
         score = scorer.load(trained(name)).score(asked, answers).reshape(grid)
         picked = {"gold": gold, "score": score}
         rows[kind] = {
-            what: [_bracketed(column) for column in frontier.best_of_n(score, values, SIZES).T]
+            what: [bracketed(column) for column in frontier.best_of_n(score, values, SIZES).T]
             for what, values in picked.items()
         }
     best = frontier.best_of_n(gold, gold, SIZES)
-    return rows | {"judge": {"gold": [_bracketed(column) for column in best.T]}}
+    return rows | {"judge": {"gold": [bracketed(column) for column in best.T]}}
 
 
 # ------------------------------------------------------------------------- what it means
@@ -192,7 +180,7 @@ def best_of_n_fits(drawn: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def both_forms(d: Any, gain: Any) -> dict[str, Any]:
     """The fit of each of `SHAPES`."""
-    return {shape: _rounded(frontier.fit(d, gain, shape)) for shape in SHAPES}
+    return {shape: rounded(frontier.fit(d, gain, shape)) for shape in SHAPES}
 
 
 def early_stopping(paths: dict, group: str) -> dict[str, Any]:
@@ -210,7 +198,7 @@ def early_stopping(paths: dict, group: str) -> dict[str, Any]:
         "kl": [round(float(row["kl"]), 4) for row in there],
         "gold": [round(float(row["gold"]), 4) for row in there],
         "end": [round(float(end), 4) for end in ends],
-        "fall": _rounded(frontier.over_seeds(fall)),
+        "fall": rounded(frontier.over_seeds(fall)),
     }
 
 
@@ -234,16 +222,16 @@ def matched(paths: dict) -> dict[str, Any]:
     return {
         "rows": table.round(4).to_dict("records"),
         "arms": [
-            {"group": group, "beta": beta, **_rounded(frontier.over_seeds(gains))}
+            {"group": group, "beta": beta, **rounded(frontier.over_seeds(gains))}
             for (group, beta), gains in table.groupby(["group", "beta"])["gain"]
             if len(gains) > 1
         ],
         "groups": {
-            group: _rounded(frontier.over_seeds(gains))
+            group: rounded(frontier.over_seeds(gains))
             for group, gains in clusters.groupby("group")
             if len(gains) > 1
         },
-        "verdict": _rounded(frontier.over_seeds(clusters)),
+        "verdict": rounded(frontier.over_seeds(clusters)),
     }
 
 
@@ -259,7 +247,7 @@ def headline(arms: list[dict], start: dict[str, Any]) -> dict[str, Any]:
         for name in columns:
             finals = [a["final"] for a in arms if (a["group"], a["beta"]) == (group, beta)]
             change = [final[name]["value"] - start[name]["value"] for final in finals]
-            row[name] = _rounded(frontier.over_seeds(change))
+            row[name] = rounded(frontier.over_seeds(change))
         rows.append(row)
     fast = {row["beta"]: row for row in rows if row["group"] == list(GROUPS)[-1]}
     return {
