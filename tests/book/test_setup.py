@@ -1,5 +1,6 @@
 """What is documented exists, and what is installed is what is pinned."""
 
+import contextlib
 import re
 import subprocess
 from importlib import metadata
@@ -27,30 +28,37 @@ def test_every_package_has_one_exact_pin():
         assert re.fullmatch(r"==[^,*]+", str(specifier)), name
 
 
-def needed(name, seen):
-    """The packages that `name` needs here, directly or not."""
+def needed(name, extras, seen):
+    """The packages that `name[extras]` needs here, directly or not."""
     for line in metadata.requires(name) or []:
-        requirement = Requirement(line)
-        wanted = {"extra": ""} if name != "chatlib" else {"extra": "test"}
-        if requirement.marker is None or requirement.marker.evaluate(wanted):
-            other = canonicalize_name(requirement.name)
-            if other not in seen:
-                seen.add(other)
-                needed(other, seen)
-    return seen
+        one = Requirement(line)
+        wanted = [{"extra": extra} for extra in ("", *extras)]
+        if one.marker is not None and not any(map(one.marker.evaluate, wanted)):
+            continue
+        step = canonicalize_name(one.name), frozenset(one.extras)
+        if step not in seen:
+            seen.add(step)
+            with contextlib.suppress(metadata.PackageNotFoundError):  # other platform
+                needed(*step, seen)
+    return {name for name, _ in seen}
 
 
 def test_installed_versions_are_the_pinned_ones():
     pinned = pins()
-    for name in needed("chatlib", set()) - {"setuptools", "pip"}:
+    for name in needed("chatlib", {"test"}, set()) - {"chatlib", "setuptools", "pip"}:
+        if name.startswith(("nvidia-", "cuda-", "triton")):
+            continue  # torch pins its own
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue  # of another platform
-        if name.startswith(("nvidia-", "cuda-", "triton")):
-            continue  # torch pins its own
         assert name in pinned, f"{name} is not in .ci/constraints.txt"
         assert pinned[name].contains(version), f"{name} {version}, pinned {pinned[name]}"
+
+
+def test_what_an_extra_of_chatlib_asks_for_is_among_the_needed():
+    """`test` names `chatlib[serve,export]`: those packages are looked at too."""
+    assert {"fastapi", "gguf", "nbval"} <= needed("chatlib", {"test"}, set())
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
