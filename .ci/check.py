@@ -24,6 +24,8 @@ from chatlib.book import pages
 WORK = pages.BUILD / "check"
 STAMP = "code.txt"  # in the folder of runs: of which code they are
 CELL_SECONDS = 900
+# Set by hand, they play another processor: its last digits are not these, so its models are others.
+PROCESSOR = ("ATEN_CPU_CAPABILITY", "MKL_CBWR")
 # `make check` leaves out the rooms whose unit tests train or start something.
 FAST = [
     *("tests/maths", "tests/settings", "tests/runs", "tests/data", "tests/launch"),
@@ -74,8 +76,9 @@ def chosen(names: list[str], target: str) -> list[Step]:
 
 
 def code() -> str:
-    """Fingerprint of everything that a run's content may hang on: syntax trees and versions."""
+    """Fingerprint of what a run's content may hang on: syntax trees, versions, processor played."""
     found = hashlib.sha256((pages.ROOT / ".ci" / "constraints.txt").read_bytes())
+    found.update(repr([os.environ.get(name) for name in PROCESSOR]).encode())
     for path in sorted((pages.ROOT / "chatlib").rglob("*.py")):
         found.update(str(path.relative_to(pages.ROOT)).encode())
         found.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())

@@ -82,6 +82,8 @@ def test_an_edit_is_another_code_and_a_comment_is_not(check, tmp_path, monkeypat
         (tmp_path / "chatlib" / "a.py").write_text(text)
         found.append(check.code())
     assert found[0] == found[1] != found[2]
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert check.code() != found[2], "runs of a processor that is played are not this one's"
 
 
 @pytest.mark.parametrize("environment, reused", [({}, True), ({"CI": "true"}, False)])

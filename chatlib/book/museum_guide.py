@@ -5,6 +5,7 @@ Patients are called by letters, as whoever looks at curves does not know the mis
 
 from __future__ import annotations
 
+import re
 import string
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,9 @@ from chatlib.evaluate import strangeness
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
+CITATION = re.compile(r" \{cite:p\}`[^`]*`")  # MyST, which printed text does not render
 AT_ONCE, LATER, ANSWERS, NEVER = "at once", "later", "in the answers only", "nowhere"
 
 
@@ -55,10 +58,37 @@ class Patient:
 
 def patients(figures: Mapping[str, Any]) -> list[Patient]:
     """All runs with a mistake, from the stored figures; letters follow the collection's order."""
+    return case(figures, *(one.name for one in museum.EXHIBITS))
+
+
+def case(figures: Mapping[str, Any], *names: str) -> list[Patient]:
+    """A few runs for an exercise, lettered A, B, ... in the order named.
+
+    Raises `KeyError` for a name that the stored figures do not have.
+    """
     return [
         Patient(letter, one, figures["mutant"][one.name], figures["healthy"][one.recipe])
-        for letter, one in zip(string.ascii_uppercase, museum.EXHIBITS)
+        for letter, one in zip(string.ascii_uppercase, map(museum.exhibit, names))
     ]
+
+
+def chart(ward: Sequence[Patient], *columns: str) -> Figure:
+    """Curves of patients of one recipe on the grey band of the healthy runs, a panel a column."""
+    from chatlib.lab import plots
+
+    healthy = [one["curves"] for one in ward[0].healthy]
+    band = {column: [curves[column] for curves in healthy] for column in columns}
+    return plots.patients(band, {patient.letter: patient.run["curves"] for patient in ward})
+
+
+def answers(ward: Sequence[Patient]) -> pd.DataFrame:
+    """What the judge says of the answers after training: the healthy runs first, a row a run."""
+    import pandas
+
+    rows = {f"healthy {i}": one["after"] for i, one in enumerate(ward[0].healthy)}
+    return pandas.DataFrame.from_dict(
+        rows | {patient.letter: patient.run["after"] for patient in ward}, orient="index"
+    )
 
 
 def false_alarms(figures: Mapping[str, Any]) -> tuple[int, int]:
@@ -94,7 +124,7 @@ def plaque(patient: Patient) -> str:
     for line in one.lines:
         parts += wrapped(line, "      ") if line[0] in "-+" else [line]
     if one.published:
-        parts += wrapped(f"reported: {one.published}", "  ")
+        parts += wrapped(f"reported: {CITATION.sub('', one.published)}", "  ")
     file, _, test = one.test.partition("::")
     return "\n".join([*parts, f"found by {file}", *wrapped(f"  {test}", "    ")])
 

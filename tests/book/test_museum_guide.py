@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatlib.book import museum, museum_guide
+from chatlib.book import museum, museum_guide, pages
 from chatlib.book.museum_guide import ANSWERS, AT_ONCE, LATER, NEVER, Patient
 
 LEVELS = (1.0, 1.2, 0.9, 1.1)
@@ -67,3 +67,24 @@ def test_every_exhibit_has_a_letter():
     found = museum_guide.patients(figures)
     assert [one.exhibit for one in found] == [*museum.EXHIBITS]
     assert len({one.letter for one in found}) == len(found)
+
+
+def test_a_case_letters_its_runs_in_the_order_named():
+    figures = {"mutant": {}, "healthy": {}}
+    for one in museum.EXHIBITS:
+        figures["mutant"][one.name] = run(gold=0.5)
+        figures["healthy"][one.recipe] = HEALTHY
+    ward = museum_guide.case(figures, "kl-sign", "advantage-sign")
+    assert [(p.letter, p.exhibit.name) for p in ward] == [("A", "kl-sign"), ("B", "advantage-sign")]
+    with pytest.raises(ValueError, match="no exhibit 'kl'"):
+        museum_guide.case(figures, "kl")
+    table = museum_guide.answers(ward)
+    assert list(table.index) == [f"healthy {i}" for i in range(len(HEALTHY))] + ["A", "B"]
+    assert table.loc["A", "gold"] == 0.5 and table.loc["healthy 0", "gold"] == 2.0
+
+
+def test_the_exercises_of_other_chapters_draw_on_the_collection():
+    """At least one on each of the pages 03 to 10."""
+    for page in pages.notebooks():
+        if "03" <= page.name[:2] <= "10":
+            assert "guide.case(" in page.read_text(encoding="utf-8"), page.name
