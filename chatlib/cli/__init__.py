@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "serve": models.serve,
     "eval": models.evaluate,
     "export": models.export,
+    "compress": models.compress,
 }
 
 

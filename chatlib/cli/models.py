@@ -12,6 +12,7 @@ from chatlib.cli import records
 
 File = Annotated[Path | None, arg(metavar="FILE")]
 Flag = FlagCreatePairsOff[bool]
+CALIBRATION = 500  # seed of the dialogues that scales are taken from
 Models = Positional[Annotated[list[str], arg(metavar="MODEL...", help_behavior_hint="")]]
 
 
@@ -156,6 +157,49 @@ def export(
 
         print(scripts.write(places, browser, precision or "q8", force))
     return 0
+
+
+def compress(
+    model: Positional[Annotated[str, arg(metavar="MODEL", help_behavior_hint="")]],
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")]],
+    int8: Flag = False,
+    int4: Flag = False,
+    aware: Flag = False,
+) -> int:
+    """Write a model folder whose matrices are small integers, packed.
+
+    Args:
+        model: a run (the beginning of its name is enough), a model folder or hub:NAME
+        folder: to write; must not exist
+        int8: 8 bits a weight, a step a row (the default)
+        int4: 4 bits a weight, 32 to a step
+        aware: finer steps for what is large when the model answers questions of the shop
+    """
+    if int8 and int4:
+        raise ValueError("--int8 and --int4 exclude each other; give one")
+    place = named(model)
+    from chatlib.compress import folder as folders
+    from chatlib.serve import chat
+
+    folders.check_target(folder)
+    assistant = chat.load(place)
+    how = folders.INT4 if int4 else folders.INT8
+    scales = _scales(assistant, how) if aware else None
+    written = folders.write(assistant.model, assistant.tokenizer, folder, how, scales)
+    before = folders.size(assistant.model)
+    print(f"{folder}: {written / 1e6:.2f} MB of weights, {how}; {before / 1e6:.2f} MB before.")
+    print(f'Open it with chatlib.compress.folder.load("{folder}").')
+    return 0
+
+
+def _scales(assistant: Any, how: Any) -> Any:
+    """Input scales from dialogues of the shop that no evaluation reads."""
+    from chatlib.compress import activation
+    from chatlib.data import shop, template
+
+    shown = [d.messages for d in shop.demonstrations(64, seed=CALIBRATION)]
+    texts = [example.ids for example in template.encode(assistant.tokenizer, shown)]
+    return activation.scales(assistant.model, texts, how)
 
 
 def export_gguf(place: str, path: Path, precision: Any, force: bool) -> object:

@@ -1,0 +1,1 @@
+"""A model in, a smaller one out: fewer bits a weight, fewer weights, fewer heads."""
