@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatlib.compress.folder import matrices
+
 
 def magnitude(W: Tensor, share: float) -> Tensor:
     """What stays when the ``share`` of weights nearest to 0 goes (Han et al. 2015).
@@ -51,6 +53,23 @@ def dense(bits: Tensor, values: Tensor, shape: Iterable[int]) -> Tensor:
     W = torch.zeros(tuple(shape), dtype=values.dtype)
     W.view(-1)[there[: W.numel()]] = values
     return W
+
+
+def pruned(model: Any, choose: Callable[[Tensor], Tensor]) -> tuple[Any, int]:
+    """A copy of a model without the weights of its matrices that ``choose`` does not keep.
+
+    ``choose`` maps W (out, in) to a mask such as `magnitude`'s. The second result is the bytes of
+    all matrices as `sparse` stores them; what is tied is pruned and counted once.
+    """
+    import copy
+
+    twin, size, done = copy.deepcopy(model), 0, set()
+    for layer in matrices(twin).values():
+        if id(layer.weight) not in done:
+            done.add(id(layer.weight))
+            layer.weight.data *= choose(layer.weight.data)
+            size += sum(part.nbytes for part in sparse(layer.weight.data))
+    return twin, size
 
 
 def head_importance(model: Any, loss: Callable[[Any], Tensor], batches: Iterable[Any]) -> Tensor:

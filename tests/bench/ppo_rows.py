@@ -1,4 +1,4 @@
-"""PPO against TRL's PPOTrainer, and its generation against transformers' `generate`."""
+"""PPO and GRPO against TRL's trainers, and generation against transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compare import Peer, Row, Side, in_turns, timed
 from environments import python
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from chatlib.data import collate
+from chatlib.data import collate, sources, template
 from chatlib.settings.stages import PPOConfig
 from chatlib.train import models, ppo, rollout
 
@@ -52,6 +52,27 @@ def against_trl(rounds: int) -> Row:
     with Peer(python(".venv-trl112"), "ppo.py", settings) as trl:
         times = in_turns(chatlib_side(config, batches), trl, rounds)
     return Row("PPO / TRL 1.12.0 PPOTrainer", 2.0, "iterations", ITERATIONS, *times)
+
+
+def grpo_against_trl(rounds: int) -> Row:
+    """GRPO: the same prompts in every iteration, four answers to each, drawn by each side."""
+    config, rng = work.grpo_config(), Random(0)
+    records, count = sources.load(config).train, ITERATIONS * (rounds + 1)
+    drawn = [rng.sample(records, config.batch_size) for _ in range(count)]
+    asked = [template.encode_prompts(work.tokenizer(), [r.prompt for r in rows]) for rows in drawn]
+    each = config.answers_per_prompt
+    batches = [[ids for ids in rows for _ in range(each)] for rows in asked]
+    settings = dict(
+        policy=str(work.model("sft")),
+        reward_model=str(work.model("reward")),
+        data=work.write("questions", [{"prompt": r.prompt} for rows in drawn for r in rows]),
+        iterations=count,
+        steps=ITERATIONS,
+        config=config.model_dump(mode="json"),
+    )
+    with Peer(python(".venv-bench"), "grpo.py", settings) as trl:
+        times = in_turns(chatlib_side(config, batches), trl, rounds)
+    return Row("GRPO / TRL GRPOTrainer", 2.0, "iterations", ITERATIONS, *times)
 
 
 def generation(rounds: int) -> Row:

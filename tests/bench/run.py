@@ -21,6 +21,7 @@ import compare
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPU on both sides; before torch is imported
 
+import dpo_rows
 import environments
 import launch_rows
 import ppo_rows
@@ -36,6 +37,8 @@ ROWS = {
     "sft_trl_own_batches": partial(sft_rows.against_trl, own_batches=True),
     "reward_trl": reward_rows.against_trl,
     "reward_trl_own_batches": partial(reward_rows.against_trl, own_batches=True),
+    "dpo_trl": dpo_rows.against_trl,
+    "grpo_trl": ppo_rows.grpo_against_trl,
     "ppo_trl": ppo_rows.against_trl,
     "generation": ppo_rows.generation,
     "launch": launch_rows.launch,
@@ -44,7 +47,9 @@ ROWS = {
 }
 LAUNCHES = {"launch", "overhead", "e2e"}  # rows that need no rank in this process
 PEERS = {"ppo_trl": ".venv-trl112"} | {  # rows whose other side has an environment of its own
-    name: ".venv-bench" for name in ROWS if name.startswith(("sft_trl", "reward_trl"))
+    name: ".venv-bench"
+    for name in ROWS
+    if name.startswith(("sft_trl", "reward_trl", "dpo_trl", "grpo_trl"))
 }
 STORED = Path(__file__).with_name("results.json")
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from chatlib import lab
 from chatlib.data import collate, sources
 from chatlib.runs.recorder import Recorder
-from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig, StageConfig
-from chatlib.train import engine, models, ppo, reward, sft
+from chatlib.settings.stages import DPOConfig, PPOConfig, RewardConfig, SFTConfig, StageConfig
+from chatlib.train import dpo, engine, models, ppo, reward, sft
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "_build" / "bench"
@@ -64,6 +64,16 @@ def ppo_config() -> PPOConfig:
     return lab.recipe("ppo", records=2000, **ONE_PROCESS, **rates)
 
 
+def dpo_config() -> DPOConfig:
+    """DPO's recipe for one process."""
+    return lab.recipe("dpo", model=str(model("sft")), records=6000, **ONE_PROCESS)
+
+
+def grpo_config() -> PPOConfig:
+    """GRPO's recipe for one process."""
+    return lab.recipe("grpo", records=2000, actor_learning_rate=LEARNING_RATE, **ONE_PROCESS)
+
+
 def dialogues(config: SFTConfig, batches: int) -> list[list]:
     """Batches of encoded dialogues in the order in which the SFT stage takes them."""
     rows, _ = sft.encode(tokenizer(), sources.load(config).train, config.max_seq_len, recorder())
@@ -75,6 +85,13 @@ def pairs(config: RewardConfig, batches: int) -> list[list[reward.Pair]]:
     records = sources.load(config).train
     rows, *_ = reward.encode(tokenizer(), records, config.max_seq_len, recorder())
     return _batches(config, rows, [len(row) for row in reward.side_by_side(rows)[0]], batches)
+
+
+def pairs_apart(config: DPOConfig, batches: int) -> list[list[dpo.Pair]]:
+    """Batches of encoded (prompt, chosen, rejected) as the DPO stage takes them."""
+    records = sources.load(config).train
+    rows, *_ = reward.encode_apart(tokenizer(), records, config.max_seq_len, recorder())
+    return _batches(config, rows, [len(p) + max(len(a), len(b)) for p, a, b in rows], batches)
 
 
 def prompts(config: PPOConfig) -> list[list[int]]:

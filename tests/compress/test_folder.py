@@ -1,6 +1,5 @@
 """Compressed folders: what is written comes back, answers, and is as small as it says."""
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -80,9 +79,11 @@ def test_the_model_given_is_not_changed(whole, texts):
 def test_a_compressed_model_answers_as_a_plain_one_with_its_weights(whole):
     model, tokenizer = whole
     small = folder.packed(model, INT8)
-    plain = copy.deepcopy(model)
+    plain = folder.unpacked(small)
+    tied = plain.lm_head.weight is plain.model.embed_tokens.weight
+    assert tied is model.config.tie_word_embeddings
     for name, layer in folder.matrices(plain).items():
-        layer.weight.data = small.get_submodule(name).matrix()
+        assert torch.equal(layer.weight, small.get_submodule(name).matrix()), name
     answers = [
         rollout.answer(one, tokenizer, PROMPTS[:4], temperature=0, max_answer_tokens=8)
         for one in (small, plain)

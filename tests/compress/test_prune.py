@@ -1,12 +1,14 @@
 """Pruning: which weights go, what is left in bytes, and heads against their gates."""
 
+import copy
+
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatlib.compress import prune
+from chatlib.compress import folder, prune
 
 
 def drawn(seed, rows=6, columns=8):
@@ -90,6 +92,23 @@ def test_a_smaller_model_computes_what_silent_heads_leave(model):
     with torch.no_grad():
         torch.testing.assert_close(small(IDS).logits, silent(IDS).logits)
         assert (silent(IDS).logits - model(IDS).logits).abs().max() > 1e-2
+
+
+def test_a_pruned_model_is_a_copy_whose_bytes_are_counted(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    twin, size = prune.pruned(model, lambda W: prune.magnitude(W, 0.5))
+    places = kept = 0
+    for name, layer in folder.matrices(twin).items():
+        assert (layer.weight == 0).sum() == layer.weight.numel() // 2, name
+        places, kept = places + layer.weight.numel(), kept + (layer.weight != 0).sum().item()
+    assert size == places // 8 + 4 * kept
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    tied = transformers.LlamaForCausalLM(copy.deepcopy(model.config))
+    tied.config.tie_word_embeddings = True
+    tied.lm_head.weight = tied.model.embed_tokens.weight
+    _, less = prune.pruned(tied, lambda W: prune.magnitude(W, 0.5))
+    shared = tied.lm_head.weight.numel()
+    assert less == size - shared // 8 - 4 * (shared // 2)
 
 
 def test_heads_that_share_a_key_are_not_taken_out(model):
