@@ -37,14 +37,15 @@ COLUMNS = (
 )
 
 
-def record(run: Run) -> dict[str, Any]:
+def record(run: Run, **sizes: int) -> dict[str, Any]:
     """One more iteration of a finished PPO run: some of its answers whole, and figures of it all.
 
     Kept are the answers with the most clipped tokens, which are rare, in the order of the prompts.
+    ``sizes`` go to `chatlib.evaluate.lens.iteration`.
     """
     from chatlib.evaluate import lens
 
-    one = lens.iteration(run)
+    one = lens.iteration(run, **sizes)
     most = one.clipped.sum(1).argsort(descending=True, stable=True)[:RECORDED]
     kept = []
     for i in sorted(most.tolist()):

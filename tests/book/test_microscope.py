@@ -7,10 +7,11 @@ import shutil
 
 import pytest
 import torch
-from tiny_export_model import PROMPTS, save
+from tiny_export_model import PROMPTS, finished_ppo, save
 
 from chatlib.book import assistants, microscope, pages
 from chatlib.data import template
+from chatlib.evaluate import lens
 from chatlib.maths.likelihood import log_softmax
 from chatlib.runs.files import read_json
 from chatlib.serve import browser
@@ -55,6 +56,26 @@ def test_no_text_becomes_markup():
     assert "<b>Ada" not in shown and shown.count("</script>") == 2
     data = re.search(r'<script type="application/json">(.*?)</script>', shown)[1]
     assert json.loads(data)["recorded"][0]["tokens"]["text"] == WORDS
+
+
+def test_recorded_are_the_answers_with_the_most_clipped_tokens(tmp_path):
+    run = finished_ppo(tmp_path, beta=0.3)
+    found = microscope.record(run, answers=8, others=16)
+    one = lens.iteration(run, answers=8, others=16)
+    whole = [lens.tokens(one, i) for i in range(8)]
+    counts = [sum(tokens["clipped"]) for tokens in whole]
+    kept = [i for i in range(8) if one.cases[i].messages() in prompts(found)]
+    assert len(kept) == len(found["recorded"]) == microscope.RECORDED
+    assert min(counts[i] for i in kept) >= max(counts[i] for i in range(8) if i not in kept)
+    for i, record in zip(kept, found["recorded"]):
+        for name in ("text", "clipped", *NUMBERS):
+            assert record["tokens"][name] == whole[i][name]
+    assert found["iteration"]["clipped"] == sum(counts) > 0
+    assert found["iteration"]["tokens"] == sum(len(tokens["text"]) for tokens in whole)
+
+
+def prompts(found):
+    return [record["messages"] for record in found["recorded"]]
 
 
 def test_what_is_tracked_is_an_iteration_that_adds_up():

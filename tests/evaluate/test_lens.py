@@ -1,30 +1,19 @@
 """One more iteration of PPO, looked at token by token, on tiny models."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from tiny_export_model import save
+from tiny_export_model import finished_ppo
 from torch.testing import assert_close
 
 from chatlib.evaluate import lens
 from chatlib.maths import policy as maths
-from chatlib.settings.stages import PPOConfig
 
 BETA, ANSWERS = 0.3, 8
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """What a finished PPO run leaves, as far as the lens reads it; the policy is not the SFT's."""
-    home = tmp_path_factory.mktemp("lens")
-    start, tuned = save(home / "start"), save(home / "tuned", seed=1)
-    judge = save(home / "judge", kind="LlamaForSequenceClassification", num_labels=1, seed=5)
-    settings = {"max_answer_tokens": 12, "actor_learning_rate": 3e-2, "batch_size": ANSWERS}
-    config = PPOConfig(model=str(start), reward_model=str(judge), **settings)
-    return SimpleNamespace(
-        config=config.model_dump(), reference=str(tuned), manifest={"beta": BETA}
-    )
+    return finished_ppo(tmp_path_factory.mktemp("lens"), BETA, ANSWERS)
 
 
 @pytest.fixture(scope="module")
