@@ -117,7 +117,9 @@ def table(recorded: dict[str, Any]) -> str:
 
 
 def _shown(value: float | bool) -> str:
-    return ("yes" if value else "") if isinstance(value, bool) else f"{value:.2f}"
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{round(value, 2) + 0.0:.2f}"  # no -0.00
 
 
 class Microscope(SphinxDirective):

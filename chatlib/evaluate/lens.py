@@ -177,7 +177,7 @@ def tokens(one: Iteration, i: int) -> dict[str, list[Any]]:
 def _others(one: Iteration, probabilities: Tensor, said: int) -> list[tuple[str, float]]:
     likely = probabilities.topk(ALTERNATIVES + 1)
     pairs = zip(likely.indices.tolist(), likely.values.tolist())
-    kept = [(one.nets.tokenizer.decode([t]), round(p, 4)) for t, p in pairs if t != said]
+    kept = [(str(one.nets.tokenizer.decode([t])), round(p, 4)) for t, p in pairs if t != said]
     return kept[:ALTERNATIVES]
 
 
