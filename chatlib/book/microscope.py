@@ -16,7 +16,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from chatlib.book.assistants import ANSWERS, SPEAKER
+from chatlib.book.assistants import ANSWERS, SPEAKER, rounding
 
 if TYPE_CHECKING:
     from chatlib.runs.store import Run
@@ -80,6 +80,7 @@ def markup(told: dict[str, Any], static: str = "_static/") -> str:
         f'<div class="microscope">{table(told["recorded"][0])}'
         f'<script type="application/json">{data}</script></div>'
         f"<p class='iteration'>{html.escape(sentence(told['iteration']))}</p>"
+        f"<p class='rounding'>{html.escape(rounding(told['moved']))}</p>"
         f'<script src="{static}microscope.js"></script>'
     )
 
@@ -90,7 +91,7 @@ def sentence(whole: dict[str, Any]) -> str:
         f"The recorded iteration has {whole['answers']} answers of {whole['tokens']} tokens in "
         f"all, of which {whole['clipped']} are clipped after its updates. The critic explains "
         f"{whole['explained_variance']:.2f} of the variance of their returns. Recorded are the "
-        "answers with the most clipped tokens."
+        "answers with the most clipped tokens, with the figures of the whole weights."
     )
 
 

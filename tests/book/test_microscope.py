@@ -35,7 +35,7 @@ def told():
     examples = [{"messages": prompt} for prompt in PROMPTS[:3]]
     models = ["SFT", "PPO"]
     return {
-        **{"models": models, "bytes": 2_000_000, "examples": examples},
+        **{"models": models, "bytes": 2_000_000, "examples": examples, "moved": {"SFT": 0.123}},
         **{"recorded": recorded, "iteration": whole},
     }
 
@@ -49,6 +49,7 @@ def test_without_scripts_every_figure_of_a_recorded_answer_can_be_read():
         numbers = [f"{i + t / 10:.2f}" for i in range(len(NUMBERS))]
         assert found == [*numbers, "yes" if t == 1 else ""]
     assert "64 answers of 1300 tokens in all, of which 7 are clipped" in shown
+    assert "by at most: SFT 0.12." in shown
 
 
 def test_no_text_becomes_markup():
