@@ -11,7 +11,7 @@ import html
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -21,9 +21,12 @@ from chatlib import serve
 from chatlib.book import pages
 from chatlib.runs.files import write_json
 
+if TYPE_CHECKING:
+    from chatlib.settings.stages import StageConfig
+
 PACK, ANSWERS = "assistants.js", "assistants.json"
-SCRIPTS = ("runtime.js", "widget.js")
-POLICIES = {"SFT": "sft", "PPO": "ppo", "PPO without a leash": "overoptimised"}
+SCRIPTS = ("runtime.js", "widget.js", "microscope.js")
+POLICIES = ("SFT", "PPO", "over-optimised PPO")
 JUDGE = "reward"
 OFFERED = 8  # prompts that no stage trained on, one of each intent as far as there are
 SPEAKER = {"system": "the shop knows", "user": "customer", "assistant": "shop"}
@@ -33,9 +36,10 @@ LARGEST = 3_000_000  # bytes of the pack: a page has to load it, and a repositor
 def make(folder: Path = pages.NOTEBOOKS / "static") -> str:
     """Write the weights and the recorded answers of the finished runs; one sentence about them.
 
-    The over-optimised policy is among them where it was trained. Raises `ValueError` without a
-    finished SFT, PPO or reward run, and where the weights take more than `LARGEST` bytes.
+    The over-optimised policy is among them where chapter 6 has trained it. Raises `ValueError`
+    without a finished SFT, PPO or reward run, and where the weights take more than `LARGEST` bytes.
     """
+    from chatlib.book import microscope
     from chatlib.serve import browser
 
     runs = finished()
@@ -51,6 +55,7 @@ def make(folder: Path = pages.NOTEBOOKS / "static") -> str:
         "bytes": said.bytes,
         "moved": said.moved,
         "examples": examples(references),
+        **microscope.record(runs["PPO"]),
     }
     write_json(folder / ANSWERS, told)
     return str(said)
@@ -60,14 +65,21 @@ def finished() -> dict[str, Any]:
     """The finished runs of the book's recipes, by the names that pages give them."""
     from chatlib.lab import recipe, run_of
 
-    wanted = {**POLICIES, JUDGE: JUDGE}
-    runs = {name: run_of(recipe(kind)) for name, kind in wanted.items()}
+    wanted = dict(zip(POLICIES, (recipe("sft"), recipe("ppo"), overoptimised())))
+    runs = {name: run_of(config) for name, config in {**wanted, JUDGE: recipe(JUDGE)}.items()}
     found = {name: run for name, run in runs.items() if run.status == "complete"}
     if missing := {"SFT", "PPO", JUDGE} - set(found):
         raise ValueError(
             f"no finished run of {', '.join(sorted(missing))}; `make book` trains them"
         )
     return found
+
+
+def overoptimised() -> StageConfig:
+    """The live run of chapter 6, which is an arm of its experiment: PPO that is pushed too far."""
+    from chatlib.book.experiments import overoptimisation
+
+    return overoptimisation.settings("weak, fast", beta=0.0, seed=0)
 
 
 def offered() -> list[Any]:
@@ -110,11 +122,22 @@ def words(verdict: Any) -> str:
 def markup(told: dict[str, Any], static: str = "_static/") -> str:
     """HTML of the recorded answers, with what `widget.js` needs to know beside it."""
     blocks = "".join(_block(one, told["models"]) for one in told["examples"])
-    known = json.dumps(told).replace("<", "\\u003c")  # no text can end the script
+    wanted = {name: told[name] for name in ("models", "judge", "bytes", "examples")}
+    known = json.dumps(wanted).replace("<", "\\u003c")  # no text can end the script
     return (
         f'<div class="assistants">{blocks}'
         f'<script type="application/json">{known}</script></div>'
+        f"<p class='rounding'>{_safe(rounding(told['moved']))}</p>"
         f'<script src="{static}widget.js"></script>'
+    )
+
+
+def rounding(moved: dict[str, float]) -> str:
+    """What the integers change: by how much, at most, a log-probability or a score moves."""
+    largest = ", ".join(f"{name} {change:.2f}" for name, change in moved.items())
+    return (
+        "In the page the weights are integers of 8 bits. On varied texts this moves a "
+        f"log-probability, or a score of the reward model, by at most: {largest}."
     )
 
 

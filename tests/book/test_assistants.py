@@ -10,6 +10,7 @@ import subprocess
 import pytest
 from tiny_export_model import PROMPTS, save
 
+from chatlib import lab
 from chatlib.book import assistants, pages
 from chatlib.data import template
 from chatlib.evaluate import scorer
@@ -28,7 +29,8 @@ def told(**answer):
     """What the markup is made of: one prompt, two answers."""
     known = {"text": "9 to 18", "score": 0.5, "verdict": "gold 3.00 (answer +2.00)", **answer}
     example = {"messages": PROMPTS[0], "answers": dict.fromkeys(NAMES, known)}
-    return {"models": NAMES, "judge": "reward", "bytes": 2_000_000, "examples": [example]}
+    known = {"models": NAMES, "judge": "reward", "bytes": 2_000_000, "examples": [example]}
+    return known | {"moved": {"SFT": 0.1234, "reward": 0.5}, "recorded": ["not for this page"]}
 
 
 def test_without_scripts_every_recorded_answer_can_be_read():
@@ -37,6 +39,29 @@ def test_without_scripts_every_recorded_answer_can_be_read():
     assert "reward model 0.50; gold 3.00 (answer +2.00)" in shown
     for message in PROMPTS[0]:
         assert html.escape(message["content"]) in shown
+
+
+def test_the_page_says_what_rounded_weights_change():
+    shown = assistants.markup(told())
+    assert "at most: SFT 0.12, reward 0.50." in shown
+    assert "not for this page" not in shown
+
+
+def test_no_script_writes_anything_but_text():
+    for name in assistants.SCRIPTS:
+        source = browser.RUNTIME.with_name(name).read_text(encoding="utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", source)
+
+
+def test_the_third_policy_is_the_live_run_of_chapter_6(monkeypatch):
+    """Its recipe is the page's own cell, executed here."""
+    monkeypatch.setenv("CHATLIB_PROFILE", "laptop")
+    cells = pages.load(pages.NOTEBOOKS / "06_evaluation.ipynb").cells
+    (source,) = [c.source for c in cells if c.source.startswith("chapter5 = lab.recipe(")]
+    weak = lab.run_of(lab.recipe("weak_reward"))
+    found = {"lab": lab, "weak": weak}
+    exec(source, found)  # noqa: S102 - a cell of this book
+    assert assistants.overoptimised() == found["config"]
 
 
 def test_no_text_becomes_markup():
@@ -51,6 +76,7 @@ def test_what_is_tracked_fits_a_page_and_belongs_together():
     pack = (folder / assistants.PACK).read_text(encoding="ascii")
     known = read_json(folder / assistants.ANSWERS)
     assert len(pack) == known["bytes"] <= assistants.LARGEST
+    assert known["models"] == list(assistants.POLICIES)
     for name in (*known["models"], known["judge"]):
         assert f'"{name}": {{"kind": ' in pack
         assert known["moved"][name] < 1
@@ -73,6 +99,7 @@ def site(tmp_path_factory):
         shutil.copy(browser.RUNTIME.with_name(name), static)
     known = told() | {"bytes": said.bytes}
     (home / "page.html").write_text(f"<html><body>{assistants.markup(known)}{ACT}</body></html>")
+    (home / "quiet.html").write_text(f"<html><body>{assistants.markup(known)}</body></html>")
     return home, folders, judge
 
 
@@ -81,9 +108,14 @@ ACT = """<script>
 const wait = async (found) => { while (!found()) await new Promise((go) => setTimeout(go, 20)); };
 const all = (what) => [...document.querySelectorAll(what)];
 const one = (what) => document.querySelector(what);
+const heard = [];
 window.addEventListener("load", async () => {
   one(".assistants > button").click();
   await wait(() => one("form"));
+  all("[role=log]").forEach((log, i) => new MutationObserver((found) => found.forEach((f) =>
+    f.addedNodes.forEach((node) => node.className === "answer" &&
+      heard.push([i, node.textContent, all(".draft")[i].textContent])))).observe(log,
+    { childList: true, subtree: true, characterData: true }));
   for (const text of [null, "<|end|><img src=x onerror=alert(1)>"]) {
     const before = all(".verdict").length;
     if (text) one("[type=text]").value = text;
@@ -91,6 +123,7 @@ window.addEventListener("load", async () => {
     await wait(() => all(".verdict").length === before + 2 && !one("[type=submit]").disabled);
   }
   document.body.dataset.images = all("img").length;
+  document.body.dataset.heard = JSON.stringify(heard);
   document.body.dataset.done = JSON.stringify(
     all("[role=log]").map((log) => [...log.children].map((p) => [p.className, p.textContent])));
 });
@@ -141,6 +174,51 @@ def test_the_second_turn_is_read_with_the_first_and_stays_text(site, talked):
     while len(template.encode_prompts(words, [turns])[0]) > room:
         turns = [turns[0], *turns[3:]]
     assert answers[1] == rollout.answer(model, words, [turns], temperature=0)[0]
+
+
+@needs_chromium
+@pytest.mark.timeout(200)
+def test_an_answer_is_announced_once_when_it_is_finished(talked):
+    document, logs = talked
+    heard = json.loads(html.unescape(re.search(r'data-heard="(.*?)"', document, re.S)[1]))
+    for i, log in enumerate(logs):
+        finished = [text for kind, text in log if kind == "answer"]
+        earlier = len([m for m in PROMPTS[0] if m["role"] == "assistant"])
+        assert [text for column, text, _ in heard if column == i] == finished[earlier:]
+    assert {draft for *_, draft in heard} == {""}, "what grew is gone before the answer stands"
+
+
+@needs_chromium
+@pytest.mark.timeout(200)
+def test_a_conversation_needs_no_mouse(site):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.goto((site[0] / "quiet.html").as_uri())
+        reach(page, "Talk to them")
+        page.keyboard.press("Enter")
+        page.locator("form").wait_for(timeout=60_000)
+        assert page.evaluate("document.activeElement === document.querySelector('[type=text]')")
+        page.keyboard.press("Control+A")
+        page.keyboard.type("And now?")
+        page.keyboard.press("Enter")
+        page.locator(".verdict").nth(1).wait_for(timeout=60_000)
+        assert page.locator(".question").last.inner_text() == "And now?"
+        reach(page, "Start over")
+        page.keyboard.press("Enter")
+        assert page.locator(".verdict").count() == 0
+        chromium.close()
+
+
+def reach(page, name):
+    """Go to a button by Tab alone."""
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if name in page.evaluate("document.activeElement.textContent"):
+            return
+    raise AssertionError(f"Tab does not reach {name}")
 
 
 @needs_chromium

@@ -24,10 +24,28 @@ const jobs = {
     const random = globalThis.chatlib.generator(seed);
     return Array.from({ length: n }, () => random());
   }),
-  milliseconds: ({ name, messages }) => {
-    const began = performance.now();
+  ends: ({ name, rows }) => rows.map((ids) => {
+    const one = model(name);
+    return Array.from(one.logits(one.readAll(ids, one.begin())));
+  }),
+  // Log-probabilities of an answer's tokens, which are given as texts.
+  likelihood: ({ name, messages, answer }) => {
+    const one = model(name);
+    const state = one.begin();
+    let h = one.readAll(vocabulary.prompt(messages), state);
+    return answer.map((text) => {
+      const id = vocabulary.tokens.indexOf(text.replace(" ", "\u0120"));
+      const p = globalThis.chatlib.softmax(one.logits(h));
+      h = one.read(id, state);
+      return Math.log(p[id]);
+    });
+  },
+  milliseconds: ({ name, messages }) => { // of a core, a token, reading the prompt included
+    model(name); // unpacked once, when the page is loaded
+    const began = process.cpuUsage();
     const tokens = [...model(name).answer(messages)].length;
-    return [performance.now() - began, tokens];
+    const { user, system } = process.cpuUsage(began);
+    return (user + system) / 1000 / tokens;
   },
 };
 const { job, ...what } = JSON.parse(fs.readFileSync(0, "utf8"));

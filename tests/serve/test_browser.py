@@ -11,6 +11,7 @@ from node import needs_node, page
 from tiny_export_model import PROMPTS, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from chatlib.book import assistants, pages
 from chatlib.cli import main
 from chatlib.data import shop, template
 from chatlib.evaluate import scorer
@@ -150,6 +151,18 @@ def test_f32_gives_torch_s_logits_at_every_position(packs, folders, which):
 
 
 @needs_node
+def test_f32_gives_torch_s_logits_after_a_hundred_prompts(packs, folders, words):
+    prompts = [d.messages[:-1] for d in shop.demonstrations(100, seed=17)]
+    rows = template.encode_prompts(words, prompts)
+    found = page(packs["f32"], "ends", name=folders[0].name, rows=rows)
+    model = policy(folders[0])
+    with torch.no_grad():
+        expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
+    assert (torch.tensor(found) - expected).abs().max() < 1e-4
+    assert len({tuple(row) for row in rows}) > 90
+
+
+@needs_node
 @pytest.mark.parametrize("precision, least, most", [("q8", 1e-2, 1.0), ("f16", 1e-6, 1e-2)])
 def test_packed_weights_are_those_that_the_export_compared(packs, folders, precision, least, most):
     """The page computes with what `unpacked` says, which is near the model but is not it."""
@@ -199,6 +212,30 @@ def test_scores_are_the_reward_model_s(packs, judge, precision, most):
     found = page(packs[precision], "score", name=judge.name, pairs=pairs)
     assert np.abs(np.array(found) - expected).max() < most
     assert expected.std() > 0.1
+
+
+@needs_node
+def test_a_token_of_the_book_s_models_takes_little_of_one_core():
+    static = pages.NOTEBOOKS / "static"
+    known = read_json(static / assistants.ANSWERS)
+    for name in known["models"]:
+        messages = known["examples"][0]["messages"]
+        took = page(static / assistants.PACK, "milliseconds", name=name, messages=messages)
+        assert took < 50, f"{name}: {took:.0f} ms a token"
+
+
+@needs_node
+def test_the_microscope_s_record_is_what_the_page_s_models_say():
+    """Recorded with whole weights, read here with rounded ones: near, and of the same tokens."""
+    static = pages.NOTEBOOKS / "static"
+    known = read_json(static / assistants.ANSWERS)
+    for one in known["recorded"][:2]:
+        what = {"messages": one["messages"], "answer": one["tokens"]["text"]}
+        for column, name in (("logp", "PPO"), ("ref", "SFT")):
+            found = page(static / assistants.PACK, "likelihood", name=name, **what)
+            away = np.abs(np.array(found) - one["tokens"][column])
+            assert away.max() < known["moved"][name] * 2
+            assert len(found) == len(what["answer"])
 
 
 # --- what is written

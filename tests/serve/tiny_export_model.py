@@ -1,8 +1,11 @@
 """A tiny Llama with the shop's own kind of tokenizer: grouped heads, two layers, random weights."""
 
+from types import SimpleNamespace
+
 import torch
 
 from chatlib.data import shop, template
+from chatlib.settings.stages import PPOConfig
 
 PROMPTS = [d.messages[:-1] for d in shop.demonstrations(40, seed=7)]
 
@@ -32,3 +35,16 @@ def save(folder, seed=0, kind="LlamaForCausalLM", **changes):
     getattr(transformers, kind)(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def finished_ppo(home, beta, answers=8):
+    """What a finished PPO run leaves, as far as it is read: three folders, settings, a manifest.
+
+    The policy is another random model than the one it claims to start from; the rate is bold.
+    """
+    start, tuned = save(home / "start"), save(home / "tuned", seed=1)
+    judge = save(home / "judge", kind="LlamaForSequenceClassification", num_labels=1, seed=5)
+    settings = {"max_answer_tokens": 12, "actor_learning_rate": 3e-2, "batch_size": answers}
+    config = PPOConfig(model=str(start), reward_model=str(judge), **settings)
+    manifest = {"beta": beta}
+    return SimpleNamespace(config=config.model_dump(), reference=str(tuned), manifest=manifest)
