@@ -361,15 +361,19 @@ _PIPELINE = {
     "08": ("assistant", 3.0, 0.0),
     "09": ("scaling out:\nwhat launches cost", 1.55, 0.0),
     "10": ("other ways", 2.0, 2.75),
+    "14": ("deploying", 3.0, -0.85),
 }
-_FLOW = ("0203", "0204", "0304", "0305", "0405", "0506", "0607", "0708", "0508", "0410", "1006")
+_FLOW = (
+    *("0203", "0204", "0304", "0305", "0405", "0506", "0607", "0708", "0508", "0410", "1006"),
+    "0814",
+)
 
 
 @_styled
 def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
     """The book's chapters as a pipeline; ``here`` ("05") is lit, ``notes`` add a line to boxes."""
-    figure, (axes,) = _panels(1, 1, 2.9)
-    axes.set(xlim=(-0.45, 3.45), ylim=(-0.5, 3.1))
+    figure, (axes,) = _panels(1, 1, 3.3)
+    axes.set(xlim=(-0.45, 3.45), ylim=(-1.2, 3.1))
     axes.axis("off")
     boxes = {}
     for page, (text, x, y) in _PIPELINE.items():
