@@ -5,10 +5,11 @@ Only the standard library: the clients share the machine with the server and mus
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
@@ -19,6 +20,7 @@ from chatlib.serve.chat import Messages
 
 TIMEOUT = 120  # seconds
 LONGEST = 64  # tokens of an answer
+PLACE = "/v1/chat/completions"
 
 
 @dataclass(frozen=True)
@@ -48,49 +50,45 @@ class Load:
         return median(one.first for one in self.answers)
 
 
-def stream(
-    line: http.client.HTTPConnection, model: str, messages: Messages, key: str = "", **fields: Any
-) -> Streamed:
-    """One greedy answer over an open connection. Raises `RuntimeError` with a refusal's text."""
+def stream(url: str, model: str, messages: Messages, key: str = "", **fields: Any) -> Streamed:
+    """One greedy answer, over a connection of its own. Raises `RuntimeError` where it is refused.
+
+    ``url`` is the server's without ``/v1``; ``fields`` go into the request.
+    """
     asked = {"model": model, "messages": messages, "max_tokens": LONGEST, "temperature": 0}
-    head = {"Content-Type": "application/json"} | (
-        {"Authorization": f"Bearer {key}"} if key else {}
-    )
+    head = {
+        "Content-Type": "application/json",
+        **({"Authorization": f"Bearer {key}"} if key else {}),
+    }
     began, first, text = time.perf_counter(), 0.0, ""
-    line.request(
-        "POST", "/v1/chat/completions", json.dumps(asked | {"stream": True} | fields), head
-    )
-    reply = line.getresponse()
-    if reply.status != http.client.OK:
-        raise RuntimeError(reply.read().decode())
-    for row in reply:
-        if row.startswith(b"data: {"):
-            piece = _piece(json.loads(row[6:]))
-            first = first or (time.perf_counter() - began if piece else 0.0)
+    with contextlib.closing(
+        http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
+    ) as line:
+        line.request("POST", PLACE, json.dumps(asked | {"stream": True} | fields), head)
+        for piece in _pieces(line.getresponse()):
+            first = first or time.perf_counter() - began
             text += piece
     return Streamed(text.strip(), first, time.perf_counter() - began)
 
 
-def _piece(chunk: dict[str, Any]) -> str:
-    """The text of a chunk; the last ones have none."""
-    return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+def _pieces(reply: http.client.HTTPResponse) -> Iterator[str]:
+    """The text of an answer's server-sent events, as it comes; some events have none."""
+    if reply.status != http.client.OK:
+        raise RuntimeError(reply.read().decode())
+    for row in reply:
+        if row.startswith(b"data: {"):
+            for choice in json.loads(row[6:])["choices"]:
+                if piece := choice["delta"].get("content"):
+                    yield piece
 
 
 def ask(
     url: str, model: str, prompts: Sequence[Messages], clients: int, key: str = "", **fields: Any
 ) -> Load:
-    """Ask all prompts, ``clients`` at a time: client i takes prompts i, i + clients, ...
-
-    ``url`` is the server's without ``/v1``; ``fields`` go into every request.
-    """
-    where = urlsplit(url)
+    """Ask all prompts, ``clients`` at a time: client i takes prompts i, i + clients, ..."""
 
     def one(client: int) -> list[Streamed]:
-        line = http.client.HTTPConnection(where.hostname or "", where.port, timeout=TIMEOUT)
-        try:
-            return [stream(line, model, p, key, **fields) for p in prompts[client::clients]]
-        finally:
-            line.close()
+        return [stream(url, model, p, key, **fields) for p in prompts[client::clients]]
 
     began = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
