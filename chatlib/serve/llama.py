@@ -12,7 +12,10 @@ from chatlib.serve.vocabulary import ExportError
 
 @dataclass(frozen=True)
 class Said:
-    """An answer of llama.cpp: its text, its tokens and the log-probability of each."""
+    """An answer of llama.cpp: its text, its tokens and the log-probability of each.
+
+    Both lists are empty where it wrote half a character, as it does not tell those tokens.
+    """
 
     text: str
     ids: list[int]
@@ -43,11 +46,12 @@ def running(path: Path, exact: bool = True, context: int = 256, threads: int = 1
 def said(running: Any, ids: list[int], length: int = 64) -> Said:
     """The likeliest tokens after ``ids``, until the end of the turn, which counts as one."""
     asked = {"prompt": ids, "n_predict": length, "temperature": 0, "cache_prompt": False}
-    choice = running.handle_completions(asked | {"n_probs": 1})["choices"][0]
+    told = running.handle_completions(asked | {"n_probs": 1})
+    choice, count = told["choices"][0], told["usage"]["completion_tokens"]
     found = choice["logprobs"]["content"]
-    return Said(
-        choice["text"].strip(), [e["id"] for e in found], [float(e["logprob"]) for e in found]
-    )
+    found = found if len(found) == count else []
+    text = str(choice["text"]).strip()
+    return Said(text, [e["id"] for e in found], [float(e["logprob"]) for e in found])
 
 
 def reply(running: Any, messages: Messages, length: int = 64) -> str:
