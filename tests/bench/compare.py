@@ -34,11 +34,11 @@ class Row:
 
     ``units`` says how much work a round is (tokens, pairs, iterations) and ``target`` which
     ratio theirs / ours is asked for. A cost over a yardstick has the yardstick as ``ours``, and
-    is asked to be ``at_most`` the target.
+    is asked to be ``at_most`` the target. Of a row without a target nothing is asked.
     """
 
     name: str
-    target: float
+    target: float | None
     unit: str
     units: float
     ours: list[float]
@@ -52,7 +52,9 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Is the ratio on the right side of the target?"""
+        """Is the ratio on the right side of the target, if there is one?"""
+        if self.target is None:
+            return True
         return self.ratio <= self.target if self.at_most else self.ratio >= self.target
 
     def figures(self) -> dict[str, object]:

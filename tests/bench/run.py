@@ -5,8 +5,10 @@
 A ratio is the median over rounds of theirs / ours: above 1, ours is faster. The rows `launch`,
 `overhead` and `e2e` are costs over one import of torch, transformers and deepspeed. Elsewhere both
 sides get the same weights, token ids and batches, two threads and fp32; in rows named `own_batches`
-TRL groups the same examples its own way. `--store` keeps the figures beside this file, as
-`results.json`, with where they come from; rows that were not measured keep theirs.
+TRL groups the same examples its own way. The rows `serving` are servers with one thread, asked by
+eight clients; of llama.cpp, which computes without Python, no ratio is asked.
+`--store` keeps the figures beside this file, as `results.json`, with where they come from; rows
+that were not measured keep theirs.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import environments
 import launch_rows
 import ppo_rows
 import reward_rows
+import serving_rows
 import sft_rows
 import work
 
@@ -44,8 +47,13 @@ ROWS = {
     "launch": launch_rows.launch,
     "overhead": launch_rows.overhead,
     "e2e": launch_rows.end_to_end,
+    "serving": partial(serving_rows.against, "transformers", 0.9),
+    "serving_first": partial(serving_rows.first_token, "transformers", 1.1),
+    "serving_llama": partial(serving_rows.against, "llama.cpp", None),
+    "serving_llama_first": partial(serving_rows.first_token, "llama.cpp", None),
 }
-LAUNCHES = {"launch", "overhead", "e2e"}  # rows that need no rank in this process
+# rows that need no rank in this process
+LAUNCHES = {"launch", "overhead", "e2e"} | {name for name in ROWS if name.startswith("serving")}
 PEERS = {"ppo_trl": ".venv-trl112"} | {  # rows whose other side has an environment of its own
     name: ".venv-bench"
     for name in ROWS
@@ -70,9 +78,10 @@ def line(row: compare.Row) -> str:
     """A row of the table."""
     f = row.figures()
     reached, side = "reached" if row.reached else "missed", "most" if row.at_most else "least"
+    asked = "beside" if row.target is None else f"at {side} {row.target}: {reached}"
     return (
         f"{row.name:50} {f['ratio']:6.2f}  ({f['lowest']:.2f} to {f['highest']:.2f})  "
-        f"at {side} {row.target}: {reached}   {f['ours']:.4g} and {f['theirs']:.4g} {f['unit']}"
+        f"{asked}   {f['ours']:.4g} and {f['theirs']:.4g} {f['unit']}"
     )
 
 

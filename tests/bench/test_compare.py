@@ -17,3 +17,8 @@ def test_a_cost_is_asked_to_be_small_and_a_speed_to_be_large():
     assert Row("cost", **sides, at_most=True).ratio == 1.2
     assert Row("cost", **sides, at_most=True).reached
     assert not Row("speed", **sides).reached
+
+
+def test_of_a_row_beside_nothing_is_asked():
+    row = Row("beside", None, "tokens", 1, [2.0, 2.0], [1.0, 1.0])
+    assert row.reached and row.figures()["target"] is None and row.ratio == 0.5

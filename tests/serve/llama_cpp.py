@@ -6,20 +6,10 @@ import urllib.request
 import numpy as np
 import pytest
 
-xllamacpp = pytest.importorskip("xllamacpp", reason="no prebuilt llama.cpp for this machine")
+from chatlib.serve import llama
 
-
-def server(path, exact=True):
-    """llama.cpp on a file; ``exact``: no flash attention, which rounds, and an f32 KV cache."""
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.verbosity, params.fit_params = 256, 1, 0, False
-    params.cpuparams.n_threads = 1
-    if exact:
-        off = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        whole = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type, params.cache_type_k, params.cache_type_v = off, whole, whole
-    return xllamacpp.Server(params)
+pytest.importorskip("xllamacpp", reason="no prebuilt llama.cpp for this machine")
+server, chat = llama.running, llama.reply
 
 
 def log_probs(running, ids, vocabulary, ascii_token):
@@ -39,14 +29,7 @@ def log_probs(running, ids, vocabulary, ascii_token):
 
 def greedy(running, ids, length):
     """The text of the likeliest tokens after ``ids``, until the end of the turn."""
-    asked = {"prompt": ids, "n_predict": length, "temperature": 0, "cache_prompt": False}
-    return running.handle_completions(asked)["choices"][0]["text"].strip()
-
-
-def chat(running, messages, length):
-    """The answer by the template in the file."""
-    asked = {"messages": messages, "max_tokens": length, "temperature": 0}
-    return running.handle_chat_completions(asked)["choices"][0]["message"]["content"].strip()
+    return llama.said(running, ids, length).text
 
 
 def post(running, place, **asked):

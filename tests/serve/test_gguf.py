@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from chatlib.cli import main
 from chatlib.data import template
-from chatlib.serve import chat, gguf, vocabulary
+from chatlib.serve import chat, gguf, llama, vocabulary
 from chatlib.serve.vocabulary import ExportError
 from chatlib.train import rollout
 
@@ -272,3 +272,21 @@ def test_without_the_package_the_sentence_says_how_to_get_it(assistant, tmp_path
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ExportError, match=r"pip install 'chatlib\[export\]'"):
         gguf.write(assistant, tmp_path / "a.gguf")
+
+
+def test_without_llama_cpp_the_sentence_says_how_to_get_it(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(ExportError, match="pip install xllamacpp"):
+        llama.running(files("f32"))
+
+
+def test_the_tokens_it_says_are_ours_or_it_says_none(assistant, running):
+    """None where the answer holds half a character, as a random model's often does."""
+    told = []
+    for messages in PROMPTS[:10]:
+        ids = assistant.encode(messages)
+        one = llama.said(running, ids, LENGTH)
+        ours = [expected(assistant, ids + one.ids[:i])[t] for i, t in enumerate(one.ids)]
+        assert np.abs(np.array(one.logp) - ours).max(initial=0) < 1e-4
+        told.append(len(one.ids))
+    assert 0 in told and max(told) > 3
