@@ -1,16 +1,12 @@
 // The theme takes no mode for "auto" as well, but calls it an error on the console.
 document.documentElement.dataset.mode ||= "auto";
 
+// From disk a page may not read another: the search gives titles, without a line of each page.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
 // What scrolls sideways on a small screen can be reached and scrolled with the keyboard too.
 function reachable() {
-  const inline = [...document.querySelectorAll(".bd-article span.math")];
-  for (const formula of inline) formula.classList.remove("wide");
-  const far = inline.filter((formula) => {
-    const line = formula.closest("p, li, td, th, dd, figcaption, div");
-    return formula.getBoundingClientRect().right > line.getBoundingClientRect().right + 1;
-  });
-  for (const formula of far) formula.classList.add("wide");
-  const boxes = document.querySelectorAll("div.math, span.math.wide, mjx-container, .bd-article pre");
+  const boxes = document.querySelectorAll(".math, mjx-container, .bd-article pre");
   const hidden = [...boxes].filter((box) => box.scrollWidth > box.clientWidth);
   for (const box of hidden) box.tabIndex = 0;
 }
@@ -25,11 +21,12 @@ function soon() {
 function named() {
   const mode = document.documentElement.dataset.mode;
   for (const button of document.querySelectorAll(".theme-switch-button")) {
-    const picture = button.querySelector(`[data-mode="${mode}"] title`);
-    button.ariaLabel = ["Color mode", picture?.textContent].filter(Boolean).join(": ");
+    const picture = button.querySelector(`:scope > [data-mode="${mode}"]`);
+    const shown = picture?.querySelector("title")?.textContent ?? picture?.title;
+    button.ariaLabel = ["Color mode", shown].filter(Boolean).join(": ");
   }
-  for (const button of document.querySelectorAll(".search-button-field")) {
-    button.removeAttribute("aria-label");
+  for (const other of document.querySelectorAll(".search-button-field, details.hide > summary")) {
+    other.removeAttribute("aria-label");
   }
 }
 

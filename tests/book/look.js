@@ -23,9 +23,8 @@
     return [color, fontSize, fontWeight, textDecorationLine, behind(node, known)].join(" ");
   };
   // Those of the nodes that look like one before them.
-  const again = (nodes) => {
+  const again = (nodes, seen = new Set()) => {
     const known = new Map();
-    const seen = new Set();
     return nodes.filter((node) => {
       const parent = node.parentElement;
       const look = [node.localName === "a", letters(node, known), letters(parent, known)].join();
@@ -123,14 +122,17 @@
     return violations(document, { runOnly: TAGS, rules });
   };
 
-  // Rules about colours, for one of all texts in the same letters on the same ground.
+  // Rules about colours, for one of all texts in the same letters on the same ground. The views of
+  // a page share most of them: what was asked about in one is not asked about in the next.
+  const asked = new Set();
   const colours = () => {
     const written = all("body *").filter((node) =>
       [...node.childNodes].some((one) => one.nodeType === Node.TEXT_NODE && one.data.trim()),
     );
     const shown = written.filter((node) => node.checkVisibility());
-    const same = new Set(again(shown));
-    return violations({ include: shown.filter((node) => !same.has(node)) }, { runOnly: COLOURS });
+    const same = new Set(again(shown, asked));
+    const others = shown.filter((node) => !same.has(node));
+    return others.length ? violations({ include: others }, { runOnly: COLOURS }) : [];
   };
 
   const theme = () => document.documentElement.dataset.theme;
