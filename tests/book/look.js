@@ -32,7 +32,11 @@
     });
   };
 
-  const drawn = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  // The next frame, and what waited for it; a window that nobody sees may draw none.
+  const drawn = () => new Promise((done) => {
+    requestAnimationFrame(() => setTimeout(done));
+    setTimeout(done, 2000);
+  });
 
   // Folded answers and hidden cells are part of the page too.
   const unfold = () => {
