@@ -22,12 +22,14 @@
     const { color, fontSize, fontWeight, textDecorationLine } = getComputedStyle(node);
     return [color, fontSize, fontWeight, textDecorationLine, behind(node, known)].join(" ");
   };
-  // Those of the nodes that look like one before them.
+  // Those of the nodes that look like one before them. (A single letter is one look, words are
+  // another: axe does not judge the contrast of the former.)
   const again = (nodes, seen = new Set()) => {
     const known = new Map();
     return nodes.filter((node) => {
       const parent = node.parentElement;
-      const look = [node.localName === "a", letters(node, known), letters(parent, known)].join();
+      const kind = [node.localName === "a", node.textContent.trim().length > 1];
+      const look = [...kind, letters(node, known), letters(parent, known)].join();
       return seen.size === seen.add(look).size;
     });
   };

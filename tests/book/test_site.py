@@ -107,7 +107,8 @@ PLANTED = {
     ),
     "pale code among other code": (
         "access",
-        "<pre><span>a</span><span>b</span><span style='color:#999'>c</span></pre>",
+        "<pre><span>one</span> <span>two</span> <span class='pale'>:</span>"
+        " <span class='pale'>pale</span></pre><style>.pale {color: #999}</style>",
         "color-contrast",
     ),
     "pale text in what is folded": (
