@@ -5,15 +5,9 @@ import re
 import pytest
 from bs4 import BeautifulSoup
 
-from chatlib.book import pages, render
+from chatlib.book import pages
 
 pytestmark = pytest.mark.book
-
-
-@pytest.fixture(scope="module")
-def html(tmp_path_factory):
-    """The folder of the book, rendered here with every warning an error."""
-    return render.render(build=tmp_path_factory.mktemp("book")).parent
 
 
 @pytest.fixture(scope="module")

@@ -1,34 +1,26 @@
 """The page of the server in Chromium: what a person sees, hears and can do by keyboard."""
 
 import re
-import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
+from chromium import driven, needed
 from served import ORDER, alone, serving
 
 from chatlib.book import pages
 from chatlib.serve import chat, desk, server
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.timeout(180)
 WIDE, NARROW = {"width": 1200, "height": 800}, {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    if BROWSER is None:
-        pytest.skip(f"no {' or '.join(BROWSERS)} on the path")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # Tests may run as root, where Chromium's own sandbox does not start.
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    needed()
+    with driven() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
