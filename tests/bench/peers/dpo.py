@@ -24,7 +24,16 @@ config = DPOConfig(
     gradient_checkpointing=False,
     **QUIET,
 )
-DPOTrainer(
+
+
+class GivenIds(DPOTrainer):
+    """Takes token ids as they are; TRL's own preparation wants texts."""
+
+    def _prepare_dataset(self, dataset, *_):
+        return dataset
+
+
+GivenIds(
     model,
     args=config,
     train_dataset=Dataset.from_list(rows),
