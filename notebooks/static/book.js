@@ -6,7 +6,8 @@ if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = f
 
 // What scrolls sideways on a small screen can be reached and scrolled with the keyboard too.
 function reachable() {
-  const boxes = document.querySelectorAll(".math, mjx-container, .bd-article pre");
+  const wide = ".math, mjx-container, .bd-article pre, .pst-scrollable-table-container";
+  const boxes = document.querySelectorAll(wide);
   const hidden = [...boxes].filter((box) => box.scrollWidth > box.clientWidth);
   for (const box of hidden) box.tabIndex = 0;
 }

@@ -141,7 +141,13 @@
     return others.length ? violations({ include: others }, { runOnly: COLOURS }) : [];
   };
 
-  const theme = () => document.documentElement.dataset.theme;
+  // Whether the theme, where there is one, follows the system; it hears of a change a little later.
+  const follows = async (scheme) => {
+    const { dataset } = document.documentElement;
+    const other = () => dataset.theme !== undefined && dataset.theme !== scheme;
+    for (let i = 0; i < 100 && other(); i++) await new Promise((done) => setTimeout(done, 100));
+    return !other();
+  };
   const functions = { drawn, unfold, overflow, formulas, images, links, thin, structure, colours };
-  window.look = { ...functions, theme };
+  window.look = { ...functions, follows };
 })();

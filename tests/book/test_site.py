@@ -40,7 +40,7 @@ def test_the_search_finds_gae_in_the_dark(chromium, html):
     """By keyboard, from the front page; the first page found is opened."""
     wrong = {check: [] for check in views.CHECKS}
     with views.opened(chromium, html / "index.html", wrong, scheme="dark") as page:
-        assert page.evaluate("look.theme()") == "dark"
+        assert page.evaluate("look.follows('dark')")
         page.keyboard.press("Control+k")
         page.keyboard.type("GAE")
         page.keyboard.press("Enter")

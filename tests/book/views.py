@@ -97,9 +97,10 @@ def in_views(page, views, wrong):
         scheme, width = re.match(r"(\w+), (\d+)", view).groups()
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.set_viewport_size({"width": int(width), "height": 800})
-        page.evaluate("look.drawn()")
-        if page.evaluate("look.theme()") not in (None, scheme):
+        if not page.evaluate(f"look.follows('{scheme}')"):
             wrong["access"].append(f"{view}: the theme is another")
+        page.evaluate("look.drawn()")
+        page.evaluate("look.drawn()")  # what the first frame asked for
         for question in questions:
             found = page.evaluate(f"look.{question}()")
             wrong[CHECK_OF.get(question, question)] += [f"{view}: {one}" for one in found]
