@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from chatlib.book import pages
+from chatlib.book import execute, pages
 
 WORK = pages.BUILD / "check"
 STAMP = "code.txt"  # in the folder of runs: of which code they are
@@ -103,7 +103,8 @@ def prepare(runs: Path, fresh: bool) -> None:
 def run(step: Step, runs: Path) -> None:
     """Run the command, pass its output on, and note the end."""
     print(f"\n=== {step.name}: {' '.join(step.command[1:])}", flush=True)
-    environment = {**os.environ, "CHATLIB_RUNS": str(runs), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | execute.environment()
+    environment |= {"CHATLIB_RUNS": str(runs), "PYTHONUNBUFFERED": "1"}
     # What is stored came from this profile on CPUs, whatever cards there are here.
     environment |= {"CHATLIB_PROFILE": "laptop", "CHATLIB_DEVICE": "cpu"}
     began = time.monotonic()
