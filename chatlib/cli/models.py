@@ -18,7 +18,7 @@ Models = Positional[Annotated[list[str], arg(metavar="MODEL...", help_behavior_h
 
 def named(name: str) -> str:
     """A model's reference as the loaders read it: a run may be the beginning of its name."""
-    if name.startswith("hub:") or Path(name).expanduser().exists():
+    if name.startswith(("hub:", "gguf:", "pypi:")) or Path(name).expanduser().exists():
         return name
     if "/" in name:
         raise ValueError(f"no folder {name}; give a model folder, a run's name or hub:NAME")
@@ -37,7 +37,7 @@ def chat(
     """Chat with models in the terminal, or get one answer on the standard output.
 
     Args:
-        models: a run (the beginning of its name is enough), a model folder or hub:NAME
+        models: a run (the beginning of its name is enough), a folder, hub:NAME or gguf:FILE
         prompt: answer this and end: the answer alone goes to the standard output
         facts: what the assistant knows (system message)
         temperature: 0 takes the most probable token each time
@@ -70,7 +70,7 @@ def serve(
     Without a temperature an answer is greedy, and it has at most 64 tokens unless asked for more.
 
     Args:
-        models: a run (the beginning of its name is enough), a model folder or hub:NAME
+        models: a run (the beginning of its name is enough), a folder, hub:NAME or gguf:FILE
         host: the address to listen on; 0.0.0.0 lets other machines in
         port: 0 takes a free one
         api_key: clients must send it; the variable CHATLIB_API_KEY shows it to fewer eyes
@@ -104,7 +104,7 @@ def evaluate(
     """Measure models in the shop: gold reward with its parts, BLEU and ROUGE, 95 % intervals.
 
     Args:
-        models: a run (the beginning of its name is enough), a model folder or hub:NAME
+        models: a run (the beginning of its name is enough), a folder, hub:NAME or gguf:FILE
         n: scenarios that no stage trained on; each gets one answer, sampled at temperature 1
         seed: of the answers
         json: an object for each model, for programs
@@ -134,7 +134,7 @@ def export(
     """Write models as one file for programs without Python: GGUF for llama.cpp, or a page's script.
 
     Args:
-        models: a run (the beginning of its name is enough), a model folder or hub:NAME
+        models: a run (the beginning of its name is enough), a folder, hub:NAME or gguf:FILE
         gguf: GGUF file to write; of one model
         browser: script to write; of policies and reward models with one tokenizer
         f32: weights as they are
@@ -169,7 +169,7 @@ def compress(
     """Write a model folder whose matrices are small integers, packed.
 
     Args:
-        model: a run (the beginning of its name is enough), a model folder or hub:NAME
+        model: a run (the beginning of its name is enough), a folder, hub:NAME or gguf:FILE
         folder: to write; must not exist
         int8: 8 bits a weight, a step a row (the default)
         int4: 4 bits a weight, 32 to a step

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import chatlib
-from chatlib.runs import code
+from chatlib.runs import code, pretrained
 from chatlib.runs.files import RunError, read_json, sha256
 from chatlib.settings.stages import StageConfig
 
@@ -54,6 +54,8 @@ def content_fingerprint(name: str, kind: str = "model") -> str:
         return name
     if name.startswith("hub:"):
         return hub_commit(name, kind)
+    if name.startswith(pretrained.PREFIXES):
+        return pretrained.digest(name)
     path = Path(chatlib.__file__).parent / "data" if name == "shop" else Path(name)
     pattern = "shop*.py" if name == "shop" else "*"
     files = sorted(p for p in path.rglob(pattern) if p.is_file()) if path.is_dir() else [path]
@@ -122,12 +124,15 @@ def is_complete(directory: Path) -> bool:
 def resolve(reference: str | Path) -> Path | tuple[str, str | None]:
     """Where a model lies: the folder of `run:NAME` or of a path, or (name, revision) of a hub's.
 
-    Raises `RunError` when the run is not finished or the folder holds no model.
+    A GGUF file, `gguf:PATH` or `pypi:NAME`, is converted to a folder first. Raises `RunError` when
+    the run is not finished or the folder holds no model.
     """
     text = str(reference)
     if text.startswith("hub:"):
         name, _, revision = text.removeprefix("hub:").partition("@")
         return name, revision or None
+    if text.startswith(pretrained.PREFIXES):
+        return pretrained.folder(text)
     if text.startswith("run:"):
         run = root() / text.removeprefix("run:")
         if not is_complete(run):
@@ -139,5 +144,7 @@ def resolve(reference: str | Path) -> Path | tuple[str, str | None]:
     if is_complete(folder):
         return folder / "model"
     if not (folder / "config.json").is_file():
-        raise RunError(f"{text} holds no config.json; give a model folder, run:NAME or hub:NAME")
+        raise RunError(
+            f"{text} holds no config.json; give a model folder, run:NAME, hub:NAME or gguf:FILE"
+        )
     return folder
