@@ -61,6 +61,18 @@ def test_the_fonts_of_the_formulas_are_there(html):
     assert len(list(fonts.glob("*.woff"))) > 20
 
 
+def test_a_chapter_has_the_number_of_its_file(soups):
+    """In its title, its sections, its figures and its equations, though a file may be missing."""
+    for name, soup in soups.items():
+        if not re.match(r"\d\d_", name) or name == "17_outlook":  # a reference page, not numbered
+            continue
+        numbers = soup.select("article .section-number, article .caption-number, article .eqno")
+        texts = [re.search(r"\d+", one.get_text()) for one in numbers]
+        assert len(texts) > 5 and {int(one[0]) for one in texts if one} == {int(name[:2])}, name
+        side = soup.select_one("nav .current a.current")
+        assert side is not None and side.get_text().strip().startswith(f"{int(name[:2])}. "), name
+
+
 def test_every_picture_has_an_alternative_text(soups):
     for name, soup in soups.items():
         for picture in soup.select("article img"):
