@@ -64,7 +64,7 @@ def patients(figures: Mapping[str, Any]) -> list[Patient]:
 def case(figures: Mapping[str, Any], *names: str) -> list[Patient]:
     """A few runs for an exercise, lettered A, B, ... in the order named.
 
-    Raises `KeyError` for a name that the stored figures do not have.
+    Raises `ValueError` for a name that the museum does not have.
     """
     return [
         Patient(letter, one, figures["mutant"][one.name], figures["healthy"][one.recipe])

@@ -48,7 +48,8 @@ def scales(
     Shapes: each (in,). The texts are not those that the result is judged by.
     """
     tied, read = model.get_input_embeddings().weight, inputs(model, texts)
-    weights = {name: matrices(model)[name].weight for name in read}
+    layers = matrices(model)
+    weights = {name: layers[name].weight for name in read}
     return {
         name: quantise.channel_scales(W.detach().float(), read[name].float(), how.bits, how.group)[
             0
