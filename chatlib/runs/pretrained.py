@@ -129,11 +129,15 @@ def _read(file: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+    folder, name = file.parent, file.name
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its bars
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-            read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, gguf_file=name, trust_remote_code=False
+            )
+            read = AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=name, dtype=torch.float32, trust_remote_code=False
+            )
     except (ValueError, KeyError, NotImplementedError, struct.error) as error:
         raise RunError(f"transformers cannot read {file}: {error}") from error
     # What was dequantised still says that it is quantised, and could not be saved.
