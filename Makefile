@@ -13,7 +13,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --constraint .ci/constra
 TORCH := $(shell grep '^torch==' .ci/constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check lab links render refresh results readme bench gpu clean $(EXPERIMENTS)
+.PHONY: help book test check lab links render refresh results confirm readme bench gpu clean $(EXPERIMENTS)
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -47,7 +47,12 @@ results: $(READY) ## experiments of several seeds, all or by name: make results 
 		CHATLIB_DEVICE=cpu \
 		$(PY) -m chatlib.book results $(filter $(EXPERIMENTS),$(MAKECMDGOALS))
 
-$(EXPERIMENTS): # names for `results`, which does the work
+confirm: $(READY) ## whether edited training code still gives the stored figures, by some parts
+	CHATLIB_RUNS=$${CHATLIB_RUNS:-$(CURDIR)/_build/results/runs} CHATLIB_PROFILE=laptop \
+		CHATLIB_DEVICE=cpu \
+		$(PY) -m chatlib.book confirm $(filter $(EXPERIMENTS),$(MAKECMDGOALS))
+
+$(EXPERIMENTS): # names for `results` and `confirm`, which do the work
 	@:
 
 readme: $(READY) ## the README's table and picture from the figures of book and results

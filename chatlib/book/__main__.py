@@ -77,13 +77,28 @@ def experiment(names: list[str]) -> None:
         print(f"figures  notebooks/results/{name}.json")
 
 
+def confirm(names: list[str]) -> None:
+    """ask whether today's training code gives the stored figures, digit for digit, by some parts"""
+    from chatlib.book import experiments
+
+    changed = [found.name for found in stored_results.everything() if found.changed]
+    for name in names or changed:
+        experiments.confirm(name)
+        print(f"confirmed  notebooks/results/{name}.json")
+    if not names + changed:
+        print("all stored results are of the code that trains today: nothing to confirm")
+
+
 def stale(names: list[str]) -> None:
     """list the stored figures whose training code has changed since"""
     kept = stored_results.everything()
     for found in kept:
         if found.changed:
             stages = ", ".join(found.changed)
-            print(f"{found.name}: {stages} changed since; `make results {found.name}` renews it")
+            print(
+                f"{found.name}: {stages} changed since; `make confirm {found.name}` asks "
+                f"whether that changed a digit, `make results {found.name}` renews it"
+            )
     current = sum(not found.changed for found in kept)
     print(f"{current} of {len(kept)} stored results are of the code that trains today")
 
@@ -99,6 +114,7 @@ COMMANDS = {
     "refresh": refresh,
     "render": render_stored,
     "results": experiment,
+    "confirm": confirm,
     "stale": stale,
     "readme": update_readme,
     "assistants": assistants,

@@ -252,6 +252,29 @@ def _all_weights(batch: int, accumulation: int, rate: float) -> dict[str, dict[s
 
 PROFILES = {
     "laptop": Profile(name="laptop", machine="2 CPU cores, 4 GB"),
+    "small": Profile(
+        name="small",
+        machine="2 CPU cores, 8 GB: a real model, SmolLM2-135M, in about an hour",
+        model="pypi:smollm2",
+        settings={
+            "all": {"lora": Lora(lora_dim=16, lora_alpha=32, lora_module_name=EVERY_LAYER)},
+            "sft": {
+                "records": 2_400,
+                "held_out": 128,
+                "steps": 80,
+                "learning_rate": 1e-3,
+                "num_warmup_steps": 5,
+                "eval_every": 20,
+            },
+            "reward": {"records": 2_400, "held_out": 200, "batch_size": 16, "steps": 80},
+            "ppo": {
+                "batch_size": 32,
+                "steps": 30,
+                "actor_learning_rate": 5e-4,
+                "critic_learning_rate": 1e-3,
+            },
+        },
+    ),
     "gpu": Profile(
         name="gpu",
         machine="1 GPU of 24 GB",

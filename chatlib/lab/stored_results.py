@@ -6,7 +6,7 @@ trained for them, and where they were measured.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,19 @@ def keep(
     prints = {stage: fingerprint(stage) for stage in stages}
     found = Stored(name, results.plain(name, figures), prints, round(seconds, 1), origin())
     results.write(at / f"{name}.json", asdict(found))
+    return found
+
+
+def confirm(found: Stored, parts: list[str], at: Path = FOLDER) -> Stored:
+    """Write that today's code gives these figures; ``parts`` are those computed again for it.
+
+    Where and when all of them were measured stays in the provenance, under which it says so.
+    """
+    now = origin()
+    said = {"commit": now["commit"], "date": now["date"], "parts": parts}
+    prints = {stage: fingerprint(stage) for stage in found.code}
+    found = replace(found, code=prints, provenance=found.provenance | {"confirmed": said})
+    results.write(at / f"{found.name}.json", asdict(found))
     return found
 
 

@@ -40,6 +40,9 @@
     setTimeout(done, 2000);
   });
 
+  // Longer than any script of a page waits after a change before it acts.
+  const rest = () => new Promise((done) => setTimeout(done, 1000));
+
   // Folded answers and hidden cells are part of the page too.
   const unfold = () => {
     for (const node of all("details")) node.open = true;
@@ -131,14 +134,17 @@
   // Rules about colours, for one of all texts in the same letters on the same ground. The views of
   // a page share most of them: what was asked about in one is not asked about in the next.
   const asked = new Set();
-  const colours = () => {
+  const colours = async () => {
     const written = all("body *").filter((node) =>
       [...node.childNodes].some((one) => one.nodeType === Node.TEXT_NODE && one.data.trim()),
     );
     const shown = written.filter((node) => node.checkVisibility());
     const same = new Set(again(shown, asked));
     const others = shown.filter((node) => !same.has(node));
-    return others.length ? violations({ include: others }, { runOnly: COLOURS }) : [];
+    if (!others.length) return [];
+    const found = await violations({ include: others }, { runOnly: COLOURS });
+    if (found.length) asked.clear(); // asked about again, it is found again
+    return found;
   };
 
   // Whether the theme, where there is one, follows the system; it hears of a change a little later.
@@ -148,6 +154,6 @@
     for (let i = 0; i < 100 && other(); i++) await new Promise((done) => setTimeout(done, 100));
     return !other();
   };
-  const functions = { drawn, unfold, overflow, formulas, images, links, thin, structure, colours };
+  const functions = { drawn, rest, unfold, overflow, formulas, images, links, thin, structure, colours };
   window.look = { ...functions, follows };
 })();

@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from chatlib.book.experiments import bracketed, loaded, part, rounded
+from chatlib.book.experiments import Witnesses, bracketed, loaded, part, rounded
 from chatlib.data import shop, template
 from chatlib.evaluate import ceiling, policy, scorer, selection, winrate
 from chatlib.evaluate.frontier import over_seeds
@@ -73,6 +73,13 @@ def results() -> dict[str, Any]:
     given |= {"drawn": DRAWN, "paid": list(PAID), "start": begun}
     given["launch_seconds"] = launch_seconds()
     return given | named | limits | headline(rows, limits)
+
+
+def witnesses() -> Witnesses:
+    """The first seed of every method that is launched, and one that the judge pays."""
+    names = [*LAUNCHED, *VARIANTS, "rejection"]
+    found: Witnesses = {(name, "seeds", 0): partial(one, name, SEEDS[0]) for name in names}
+    return found | {("rloo_gold", "seeds", 0): partial(one, "rloo", BY_GOLD[0], "gold")}
 
 
 def launch_seconds() -> float:

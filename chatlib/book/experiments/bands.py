@@ -6,9 +6,10 @@ What differs between the seeds is the order of the prompts and the answers drawn
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
-from chatlib.book.experiments import part
+from chatlib.book.experiments import Witnesses, part
 from chatlib.data import shop
 from chatlib.evaluate.errors import components, errors, judged
 from chatlib.evaluate.paid_by_gold import PAYS
@@ -37,6 +38,11 @@ def results() -> dict[str, object]:
     """Curves and evaluations of every arm, seed by seed; a finished part is not computed again."""
     arms = {arm: [figures_of(arm, seed) for seed in SEEDS] for arm in ARMS}
     return {"seed_list": list(SEEDS), "cases": CASES, "arms": arms}
+
+
+def witnesses() -> Witnesses:
+    """The first seed of every arm."""
+    return {("arms", arm, 0): partial(figures_of, arm, SEEDS[0]) for arm in ARMS}
 
 
 def figures_of(arm: str, seed: int) -> dict[str, Any]:

@@ -8,12 +8,13 @@ each policy answers prompts that nobody trained on; what the judge makes of them
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import torch
 
 from chatlib.book import museum
-from chatlib.book.experiments import loaded, part
+from chatlib.book.experiments import Witnesses, loaded, part
 from chatlib.data import shop, template
 from chatlib.evaluate.errors import judged
 from chatlib.lab import Run, launch, trained
@@ -56,6 +57,16 @@ def results() -> dict[str, Any]:
         "healthy": healthy,
         "mutant": mutants,
     }
+
+
+def witnesses() -> Witnesses:
+    """A healthy run of every recipe, and the first mistake of each."""
+    found: Witnesses = {}
+    for name in museum.SHORT:
+        found["healthy", name, 0] = partial(healthy_run, name, SEEDS[0])
+        sick = next(exhibit for exhibit in museum.EXHIBITS if exhibit.recipe == name)
+        found["mutant", sick.name] = partial(mutant_run, sick)
+    return found
 
 
 def seeds_of(name: str) -> tuple[int, ...]:

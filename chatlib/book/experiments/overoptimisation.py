@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chatlib.book.experiments import bracketed, loaded, part, rounded
+from chatlib.book.experiments import Witnesses, bracketed, loaded, part, rounded
 from chatlib.data import shop
 from chatlib.evaluate import frontier, policy, scorer
 from chatlib.evaluate.frontier import distance, smooth
@@ -61,6 +61,13 @@ def results() -> dict[str, Any]:
         **summary(arms, drawn, start["gold"]["value"]),
         **headline(arms, start),
     }
+
+
+def witnesses() -> Witnesses:
+    """The first seed of two arms: either reward model, both rates, with a penalty and without."""
+    every = list(itertools.product(GROUPS, BETAS, SEEDS))
+    wanted = [("weak, fast", 0.0, 0), ("strong", 0.05, 0)]
+    return {("arms", every.index(which)): partial(arm, *which) for which in wanted}
 
 
 def accuracy() -> dict[str, dict[str, float]]:

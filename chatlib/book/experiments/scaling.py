@@ -10,9 +10,10 @@ dialogues. Beside the grid, at one amount of data: another seed, and half and tw
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
-from chatlib.book.experiments import part
+from chatlib.book.experiments import Witnesses, part
 from chatlib.lab import SFTConfig, TinyModel, launch, run_of
 from chatlib.launch import memory
 
@@ -78,3 +79,10 @@ def results() -> dict[str, object]:
         "seeds": [cell(width, ASIDE, seed=1) for width in WIDTHS],
         "rates": [cell(width, ASIDE, rate=rate) for width in ends for rate in (0.5, 2.0)],
     }
+
+
+def witnesses() -> Witnesses:
+    """The narrowest and the widest model on the least data, and another rate."""
+    least = {width: partial(cell, width, STEPS[0]) for width in (WIDTHS[0], WIDTHS[-1])}
+    found: Witnesses = {("cells", WIDTHS.index(w) * len(STEPS)): one for w, one in least.items()}
+    return found | {("rates", 0): partial(cell, WIDTHS[0], ASIDE, rate=0.5)}
