@@ -89,7 +89,9 @@ def test_a_model_folder_without_a_tokenizer(tmp_path):
 
 
 def test_a_folder_without_a_model(tmp_path):
-    with pytest.raises(RunError, match=r"holds no config.json; give a model folder, run:NAME, hub:"):
+    with pytest.raises(
+        RunError, match=r"holds no config.json; give a model folder, run:NAME, hub:"
+    ):
         models.load_tokenizer(str(tmp_path))
 
 
