@@ -18,7 +18,7 @@ from chatlib.settings import stages as settings_of
 from chatlib.settings.stages import STAGES, StageConfig
 
 NOT_SHOWN = ("status", "stage", "seed", "world", "device", "started", "versions", "commit", "data")
-PROFILE = "laptop, gpu, node, cluster or a .json file (default: $CHATLIB_PROFILE)"
+PROFILE = "laptop, small, gpu, node, cluster or a .json file (default: $CHATLIB_PROFILE)"
 Profile = Annotated[str | None, arg(metavar="NAME", help=PROFILE, help_behavior_hint="")]
 Seed = Annotated[int, arg(help="of every stage")]
 File = Annotated[Path | None, arg(metavar="FILE")]

@@ -254,7 +254,7 @@ PROFILES = {
     "laptop": Profile(name="laptop", machine="2 CPU cores, 4 GB"),
     "small": Profile(
         name="small",
-        machine="2 CPU cores, 8 GB: a real model, SmolLM2-135M, in about an hour",
+        machine="2 CPU cores, 8 GB",
         model="pypi:smollm2",
         settings={
             "all": {"lora": Lora(lora_dim=16, lora_alpha=32, lora_module_name=EVERY_LAYER)},

@@ -13,7 +13,7 @@ from chatlib.runs import identity
 from chatlib.runs.store import run_of
 from chatlib.settings.device import gpus
 
-LARGE = [name for name in profiles.PROFILES if name != "laptop"]
+LARGE = [name for name, profile in profiles.PROFILES.items() if profile.gpus]
 STEPS = {"sft": 700, "reward": 120}  # under a profile of ones own: enough for the assertions
 
 
@@ -54,6 +54,16 @@ def test_a_large_profile_carries_every_recipe(name):
     assert configs["weak_reward"].records < configs["reward"].records / 10
     laptop = profiles.recipe("sft", profile="laptop")
     assert identity.run_name(configs["sft"]) != identity.run_name(laptop)
+
+
+def test_the_small_profile_tunes_a_real_model_with_adapters():
+    configs = {name: profiles.recipe(name, profile="small") for name in profiles.RECIPES}
+    assert all(config.ranks == 2 and config.lora.lora_dim == 16 for config in configs.values())
+    assert configs["sft"].model == "pypi:smollm2"
+    assert configs["ppo"].model == f"run:{identity.run_name(configs['sft'])}"
+    assert configs["ppo"].reward_model == f"run:{identity.run_name(configs['reward'])}"
+    one, two = configs["overoptimised"].model_dump(), configs["control"].model_dump()
+    assert {key for key in one if one[key] != two[key]} == {"kl_ctl"}
 
 
 @pytest.mark.parametrize("name, card", [("gpu", 24), ("node", 80), ("cluster", 80)])
@@ -148,7 +158,7 @@ def test_a_file_changes_another_profile(tmp_path):
         ("[1]", r"gone.json is no profile \(.*\); give a JSON object"),
         (
             '{"like": "desktop"}',
-            r"profile 'desktop' does not exist; use laptop, gpu, node, cluster",
+            r"profile 'desktop' does not exist; use laptop, small, gpu, node, cluster",
         ),
         ('{"gpu": 3}', r"gone.json is no profile \(`gpu`: Extra inputs are not permitted\)"),
         ('{"settings": {"stf": {}}}', r"`settings`: .*'stf' is no recipe"),
@@ -164,8 +174,8 @@ def test_a_file_that_is_no_profile(tmp_path, text, sentence):
 
 def test_the_table_has_a_row_for_each_profile():
     table = profiles.table()
-    assert list(table.index) == ["laptop", "gpu", "node", "cluster"]
-    assert table["ranks"].tolist() == [2, 1, 8, 16]
+    assert list(table.index) == ["laptop", "small", "gpu", "node", "cluster"]
+    assert table["ranks"].tolist() == [2, 2, 1, 8, 16]
     assert not table.isna().any().any()
 
 

@@ -314,7 +314,7 @@ def test_without_a_profile_a_stage_starts_from_its_defaults(home, capsys):
 
 def test_a_profile_that_does_not_exist(home, capsys):
     assert main(["sft", "--dry-run", "--profile", "desktop"]) == 2
-    assert "profile 'desktop' does not exist; use laptop, gpu" in capsys.readouterr().err
+    assert "profile 'desktop' does not exist; use laptop, small, gpu" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------- what was reached

@@ -430,7 +430,7 @@ def test_the_batch_script_asks_for_what_the_profile_needs(home, capsys):
     "arguments, sentence",
     [
         (["sft", "--nodes", "3", "--profile", "laptop"], "ranks 2 cannot be shared by nodes 3;"),
-        (["sft", "--profile", "desktop"], "profile 'desktop' does not exist; use laptop, gpu"),
+        (["sft", "--profile", "desktop"], "profile 'desktop' does not exist; use laptop, small"),
         (["dance", "--profile", "laptop"], "recipe 'dance' does not exist; use one of sft"),
         (["gone.json"], "gone.json cannot be read (No such file or directory)"),
     ],
