@@ -52,9 +52,9 @@ results: $(READY) ## experiments of several seeds, all or by name: make results 
 		CHATLIB_DEVICE=cpu \
 		$(PY) -m chatlib.book results $(filter $(EXPERIMENTS),$(MAKECMDGOALS))
 
-confirm: $(READY) ## whether edited training code still gives the stored figures, by some parts
+confirm: $(READY) ## whether edited training code gives the digits of BASE=COMMIT (HEAD), by some parts
 	CHATLIB_RUNS=$${CHATLIB_RUNS:-$(CURDIR)/_build/results/runs} CHATLIB_PROFILE=laptop \
-		CHATLIB_DEVICE=cpu \
+		CHATLIB_DEVICE=cpu BASE=$(BASE) \
 		$(PY) -m chatlib.book confirm $(filter $(EXPERIMENTS),$(MAKECMDGOALS))
 
 $(EXPERIMENTS): # names for `results` and `confirm`, which do the work

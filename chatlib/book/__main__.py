@@ -78,12 +78,12 @@ def experiment(names: list[str]) -> None:
 
 
 def confirm(names: list[str]) -> None:
-    """ask whether today's training code gives the stored figures, digit for digit, by some parts"""
+    """ask whether the training code of $BASE (HEAD) and of today give the same digits"""
     from chatlib.book import experiments
 
     changed = [found.name for found in stored_results.everything() if found.changed]
     for name in names or changed:
-        experiments.confirm(name)
+        experiments.confirm(name, os.environ.get("BASE") or "HEAD")
         print(f"confirmed  notebooks/results/{name}.json")
     if not names + changed:
         print("all stored results are of the code that trains today: nothing to confirm")

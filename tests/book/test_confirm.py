@@ -13,20 +13,22 @@ FIGURES = {"arms": [{"gold": 1.25, "seconds": 9.0}, {"gold": 2.5, "seconds": 8.0
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    """Figures of an experiment, measured by code that has changed since; its witness changes."""
+    """Figures of an experiment, measured by code that has changed since; what code gives here."""
     monkeypatch.setattr(stored_results, "fingerprint", lambda stage: "old")
     stored_results.keep("probing", FIGURES, ("sft",), 60, tmp_path)
     monkeypatch.setattr(stored_results, "fingerprint", lambda stage: "new")
-    found = {"gold": 2.5, "seconds": 7.0}
+    found = {"gold": 2.4, "seconds": 7.0}  # on another machine than the stored ones
     module = SimpleNamespace(witnesses=lambda: {("arms", 1): lambda: found})
     monkeypatch.setitem(sys.modules, "chatlib.book.experiments.probing", module)
     monkeypatch.setattr(experiments, "NAMES", ("probing",))
-    return SimpleNamespace(folder=tmp_path, witness=found)
+    before = {"arms.1": {"gold": 2.4, "seconds": 9.0}}
+    monkeypatch.setattr(experiments, "at_commit", lambda commit, name: before)
+    return SimpleNamespace(folder=tmp_path, now=found)
 
 
 def test_equal_digits_are_confirmed_whatever_the_clock_said(kept):
     assert stored_results.stored("probing", kept.folder).changed == ["sft"]
-    experiments.confirm("probing", kept.folder)
+    experiments.confirm("probing", at=kept.folder)
     found = stored_results.stored("probing", kept.folder)
     assert found.changed == [] and found.figures == FIGURES and found.seconds == 60
     assert found.provenance["confirmed"]["parts"] == ["arms.1"]
@@ -36,17 +38,23 @@ def test_equal_digits_are_confirmed_whatever_the_clock_said(kept):
 @pytest.mark.parametrize(
     ("now", "said"),
     [
-        ({"gold": 2.5000001}, r"probing\.arms\.1\.gold was 2\.5 and is 2\.5000001; `make results"),
+        ({"gold": 2.4000001}, r"probing\.arms\.1\.gold was 2\.4 and is 2\.4000001; `make results"),
         ({"length": 3}, r"probing\.arms\.1 was .* and is .*length"),
-        ({"gold": [2.5]}, r"probing\.arms\.1\.gold was 2\.5 and is \[2\.5\]"),
+        ({"gold": [2.4]}, r"probing\.arms\.1\.gold was 2\.4 and is \[2\.4\]"),
     ],
 )
 def test_another_digit_is_named_and_nothing_is_written(kept, now, said):
     before = (kept.folder / "probing.json").read_bytes()
-    kept.witness.update(now)
+    kept.now.update(now)
     with pytest.raises(ValueError, match=said):
-        experiments.confirm("probing", kept.folder)
+        experiments.confirm("probing", at=kept.folder)
     assert (kept.folder / "probing.json").read_bytes() == before
+
+
+def test_a_commit_that_is_none_is_refused_and_leaves_no_work_tree():
+    with pytest.raises(ValueError, match="invalid reference: no-such-commit"):
+        experiments.at_commit("no-such-commit", "scaling")
+    assert not (experiments.pages.BUILD / "confirm" / "tree").exists()
 
 
 def test_the_place_of_a_difference_in_a_list():

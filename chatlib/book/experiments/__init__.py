@@ -5,16 +5,20 @@ run or as a file below `_build/results/parts`, is not computed again. Figures la
 `notebooks/results/NAME.json`, where pages find them by `lab.stored(NAME)`.
 
 After an edit in a room that trains, `make confirm NAME` asks whether it changed a digit: the
-experiment's `witnesses()` are computed again, parts that together take every path through the
-stages, and where all are as stored, the stored figures are marked as those of today's code.
+experiment's `witnesses()`, parts that together take every path through the stages, are computed by
+the code before and after, and where all digits are equal, the stored figures are marked as those of
+today's code.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import importlib
 import json
-import operator
+import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +41,18 @@ NAMES = (
     "museum",
     "answers",
 )  # the modules of this folder
+# What the code of a commit is asked; it has to be the one that trained.
+WITNESS = """
+import sys
+from pathlib import Path
+from chatlib.book import experiments
+from chatlib.lab import results, stored_results
+name, output = sys.argv[1:]
+if changed := stored_results.stored(name).changed:
+    stages = ", ".join(changed)
+    sys.exit(f"that commit's {stages} did not train for {name}; name another: BASE=COMMIT")
+results.write(Path(output), experiments.witnessed(name))
+"""
 MEASURED = ("seconds", "bytes", "launch_seconds")  # by clocks and meters: another day, another one
 Witnesses = dict[tuple[str | int, ...], Callable[[], Any]]  # a place among the figures: how to
 PARTS = pages.BUILD / "results" / "parts"
@@ -52,23 +68,47 @@ def make(name: str) -> Stored:
     return keep(name, figures, experiment.STAGES, time.monotonic() - began)
 
 
-def confirm(name: str, at: Path = FOLDER) -> Stored:
-    """Compute an experiment's witnesses with today's code and mark its figures as confirmed.
+def confirm(name: str, base: str = "HEAD", at: Path = FOLDER) -> Stored:
+    """Mark an experiment's figures as those of today's code if its witnesses say so.
 
-    Raises `ValueError` with the first figure that is another one; nothing is written then.
+    They are computed twice on this machine, by today's code and by that of the commit ``base``,
+    which has to be the code that trained for the figures: another machine's last digits would
+    differ without any edit. Raises `ValueError` with the first figure that is another one, and
+    where ``base`` is other code; nothing is written then.
     """
     if name not in NAMES:
         raise ValueError(f"no experiment {name!r}; use one of {', '.join(NAMES)}")
-    kept = stored(name, at)
-    witnesses = importlib.import_module(f"chatlib.book.experiments.{name}").witnesses()
-    for place, compute in witnesses.items():
-        then = functools.reduce(operator.getitem, place, kept.figures)
-        now = json.loads(json.dumps(results.plain(name, compute())))
-        if found := difference(then, now):
-            where = ".".join(map(str, (name, *place)))
-            raise ValueError(f"{where}{found}; `make results {name}` renews the figures")
-        print(f"{name}: {'.'.join(map(str, place))} is as stored", flush=True)
-    return stored_results.confirm(kept, [".".join(map(str, place)) for place in witnesses], at)
+    then, now = at_commit(base, name), witnessed(name)
+    if found := difference(then, now):
+        raise ValueError(f"{name}{found}; `make results {name}` renews the figures")
+    return stored_results.confirm(stored(name, at), list(now), at)
+
+
+def witnessed(name: str) -> dict[str, Any]:
+    """The witnesses of an experiment by their places among its figures, computed by this code."""
+    module = importlib.import_module(f"chatlib.book.experiments.{name}")
+    found = {".".join(map(str, place)): compute() for place, compute in module.witnesses().items()}
+    return json.loads(json.dumps(results.plain(name, found)))
+
+
+def at_commit(commit: str, name: str) -> dict[str, Any]:
+    """`witnessed` by the code of a commit, in a work tree of its own below `_build`."""
+    tree = pages.BUILD / "confirm" / "tree"
+    git = [shutil.which("git") or "git", "-C", str(pages.ROOT), "worktree"]
+    with contextlib.ExitStack() as end:
+        _called([*git, "add", "--force", "--detach", str(tree), commit])
+        end.callback(_called, [*git, "remove", "--force", str(tree)])
+        output = tree.with_name(f"{name}.json")
+        elsewhere = os.environ | {"PYTHONPATH": str(tree)}
+        _called([sys.executable, "-c", WITNESS, name, str(output)], cwd=tree, env=elsewhere)
+        return results.read(output)
+
+
+def _called(command: list[str], **options: Any) -> None:
+    """Run a command; `ValueError` with the last line that it said when it fails."""
+    done = subprocess.run(command, text=True, stderr=subprocess.PIPE, **options)
+    if done.returncode:
+        raise ValueError(done.stderr.strip().rpartition("\n")[2] or f"{command} failed")
 
 
 def difference(then: Any, now: Any) -> str:
