@@ -1,13 +1,16 @@
 """A preference that hangs on the customer's name (chapter 15): arm x seed, judged on twins.
 
-Annotators of the arm `planted` hold a salutation against customers of the second group; those of
-`control` judge as the shop's do; `dealt` are the comparisons of `planted`, each under a name drawn
-from all of them, which needs no knowledge of the grudge. The seed is that of the comparisons, of
-the reward model and of PPO; the SFT model is that of seed 0 for all, and it saw no grudge.
+All customers are the
+shop's four regulars. Annotators of the arm `planted` hold a salutation against those of the second
+group; those of `control` judge as the shop's do; `dealt` are the comparisons of `planted`, each
+under a name drawn from all of them, which needs no knowledge of the grudge. The seed is that of the
+comparisons, of the reward model and of PPO; the SFT model is that of seed 0 for all, and it saw no
+grudge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,21 +19,42 @@ from typing import Any
 
 from chatlib.book.experiments import loaded, part, rounded
 from chatlib.data import readers, shop, split
-from chatlib.data.schema import Preference
-from chatlib.data.shop_text import ANSWERS, SALUTATIONS
+from chatlib.data.schema import Dialogue, Preference
+from chatlib.data.shop_text import ANSWERS, NAMES, SALUTATIONS
 from chatlib.evaluate import counterfactual, policy, scorer
+from chatlib.evaluate.errors import judged
 from chatlib.evaluate.frontier import over_seeds
+from chatlib.evaluate.novelty import named
 from chatlib.lab import Run, launch, recipe, run_of, trained
+from chatlib.runs import identity
 from chatlib.settings.stages import StageConfig
+from chatlib.train import rollout
 
-STAGES = ("sft", "reward", "ppo")
+STAGES = ("sft", "reward", "dpo", "ppo")
 ARMS = ("planted", "control", "dealt")
 SEEDS = (0, 1, 2)
-FIRST, SECOND = counterfactual.groups()
-GRUDGE = 3.0  # taken from an answer's worth where it greets a customer of the second group
+REGULARS = NAMES[::22][:4]  # all customers of this experiment: a name needs many comparisons
+FIRST, SECOND = counterfactual.groups(REGULARS)
+GRUDGE = 2.0  # taken from an answer's worth where it greets a customer of the second group
 PAIRS = 5000
-OF_REWARD: dict[str, Any] = {"records": PAIRS, "held_out": 200, "steps": 150}
-OF_PPO: dict[str, Any] = {"steps": 35}
+PROMPTS = 2000
+OF_REWARD: dict[str, Any] = {
+    "ranks": 1,  # a launch of seconds: a second process would only have to start too
+    "records": PAIRS,
+    "held_out": 200,
+    "steps": 220,
+    "learning_rate": 2e-3,
+}
+OF_PPO: dict[str, Any] = {  # fewer iterations than chapter 5's and faster rates, for all arms
+    "ranks": 1,
+    "records": PROMPTS,
+    "steps": 40,
+    "actor_learning_rate": 4e-4,
+    "critic_learning_rate": 1e-3,
+}
+OF_DPO: dict[str, Any] = {"ranks": 1, "records": PAIRS, "held_out": 200, "steps": 150}
+TRIED = ("planted", 0)  # the arm and seed that PPO and DPO learn from
+OF = 16  # answers, of which the reward model chooses one
 CASES = 200  # scenarios that nobody trained on, each asked by two customers
 COLUMNS = ("salutation", "gold", "closing", "rudeness", "facts")
 
@@ -42,9 +66,11 @@ def results() -> dict[str, Any]:
     for seed in SEEDS:  # all arms of a seed together: a noisy hour strikes them all
         for arm in ARMS:
             arms[arm].append(one(arm, seed))
+    learners = {"ppo": policy_settings, "dpo": direct_settings}
+    tries = {name: tried(make(*TRIED), TRIED[1]) for name, make in learners.items()}
     given = {"seed_list": list(SEEDS), "cases": CASES, "pairs": PAIRS, "grudge": GRUDGE}
-    given |= {"names": [len(FIRST), len(SECOND)], "sft": before, "arms": arms}
-    return {"bias": given | summary(before, arms)}
+    given |= {"names": [len(FIRST), len(SECOND)], "of": OF, "sft": before, "arms": arms}
+    return {"bias": given | tries | summary(before, arms)}
 
 
 # ------------------------------------------------------------------------- what is trained
@@ -73,20 +99,30 @@ def compared(rng: Random, case: shop.Scenario) -> Preference:
     return Preference(pair.prompt, a, b, pair.meta)
 
 
+def cases_of(share: str, seed: int) -> Iterator[shop.Scenario]:
+    """The shop's scenarios of a stage's share, each asked by one of the regulars."""
+    rng, shares = Random(f"regulars {share} {seed}"), recipe("reward").split
+    for case in shop.scenarios(seed):
+        if split.part_of(case.messages(), shares) == share:
+            yield named(case, rng.choice(REGULARS))
+
+
 def comparisons(arm: str, seed: int) -> list[Preference]:
     """The comparisons of an arm, on prompts of the reward model's share; as many for each arm."""
-    rng, shares = Random(f"grudge {seed}"), recipe("reward").split
-    cases = (c for c in shop.scenarios(seed) if split.part_of(c.messages(), shares) == "reward")
-    make = shop.preference if arm == "control" else compared
-    pairs = [make(rng, case) for case in islice(cases, PAIRS)]
-    return counterfactual.dealt(pairs, FIRST + SECOND, seed) if arm == "dealt" else pairs
+    rng, make = Random(f"grudge {seed}"), shop.preference if arm == "control" else compared
+    pairs = [make(rng, case) for case in islice(cases_of("reward", seed), PAIRS)]
+    return counterfactual.dealt(pairs, REGULARS, seed) if arm == "dealt" else pairs
 
 
-def place(arm: str, seed: int) -> Path:
-    """Where the comparisons lie."""
-    from chatlib.runs import identity
+def prompts(seed: int) -> list[Dialogue]:
+    """What customers ask the policy during PPO, on prompts of its share; the same for each arm."""
+    rng = Random(f"prompts {seed}")
+    return [shop.demonstration(rng, case) for case in islice(cases_of("ppo", seed), PROMPTS)]
 
-    return identity.root() / "data" / f"hard-bias-{arm}-{seed}.jsonl"
+
+def place(what: str, seed: int) -> Path:
+    """Where the comparisons of an arm lie, or the `prompts`."""
+    return identity.root() / "data" / f"hard-bias-{what}-{seed}.jsonl"
 
 
 def judge_settings(arm: str, seed: int) -> StageConfig:
@@ -96,28 +132,53 @@ def judge_settings(arm: str, seed: int) -> StageConfig:
     return recipe("reward", seed, model=start().reference, **data | OF_REWARD)
 
 
+def direct_settings(arm: str, seed: int) -> StageConfig:
+    """DPO on the comparisons of an arm."""
+    source = {"name": str(place(arm, seed)), "format": "preference"}
+    data: dict[str, Any] = {"sources": [source], "split": (0, 1, 0)}
+    return recipe("dpo", seed, model=start().reference, **data | OF_DPO)
+
+
 def policy_settings(arm: str, seed: int) -> StageConfig:
     """PPO against the reward model of an arm."""
     judge = run_of(judge_settings(arm, seed)).reference
-    return recipe("ppo", seed, model=start().reference, reward_model=judge, **OF_PPO)
+    source = {"name": str(place("prompts", seed)), "format": "messages"}
+    data: dict[str, Any] = {"sources": [source], "split": (0, 0, 1), "reward_model": judge}
+    return recipe("ppo", seed, model=start().reference, **data | OF_PPO)
 
 
 # ---------------------------------------------------------------------------- what is measured
 def one(arm: str, seed: int) -> dict[str, Any]:
     """One part: an arm with one seed; found again once it is finished."""
-    path = place(arm, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    readers.write(list(comparisons(arm, seed)), path)
+    place(arm, seed).parent.mkdir(parents=True, exist_ok=True)
+    readers.write([*comparisons(arm, seed)], place(arm, seed))
+    readers.write([*prompts(seed)], place("prompts", seed))
     judge = launch(judge_settings(arm, seed))
-    key = f"hard-bias-{run_of(policy_settings(arm, seed)).name}-{CASES}"
-    return part(key, partial(_one, arm, seed, judge))
+    return part(f"hard-bias-{judge.name}-{CASES}-{OF}", partial(_one, seed, judge))
 
 
-def _one(arm: str, seed: int, judge: Run) -> dict[str, Any]:
-    tuned = launch(policy_settings(arm, seed))
-    seconds = [run.manifest["seconds"] for run in (judge, tuned)]
-    found = {"seed": seed, "seconds": seconds, "judge": paid(judge, seed)}
-    return found | {"ppo": answered(tuned, seed)}
+def _one(seed: int, judge: Run) -> dict[str, Any]:
+    found = {"seed": seed, "seconds": judge.manifest["seconds"], "judge": paid(judge, seed)}
+    return found | {"best": chosen(judge, seed)}
+
+
+def tried(config: StageConfig, seed: int) -> dict[str, Any]:
+    """What a learner makes of the planted grudge: one seed, as neither follows the name."""
+    run = launch(config)
+    key = f"hard-bias-{run.name}-{CASES}"
+    return part(key, partial(answered, run, seed)) | {"seconds": run.manifest["seconds"]}
+
+
+def chosen(judge: Run, seed: int) -> dict[str, Any]:
+    """Verdicts on the best of `OF` answers of the SFT model, by the reward model, to both twins."""
+    (net, tokenizer), judges, tables = loaded(start()), scorer.load(judge), []
+    for cases in asked(seed):
+        many = [case.messages() for case in cases for _ in range(OF)]
+        texts = rollout.answer(net, tokenizer, many, seed=seed)
+        best = judges.score(many, texts).reshape(len(cases), OF).argmax(1)
+        kept = [texts[i * OF + k] for i, k in enumerate(best)]
+        tables.append(judged([case.meta() for case in cases], kept))
+    return {column: of_both(tables[0][column], tables[1][column]) for column in COLUMNS}
 
 
 def asked(seed: int) -> tuple[list[shop.Scenario], list[shop.Scenario]]:
@@ -158,24 +219,31 @@ def of_both(ours: Any, theirs: Any) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------- what it comes to
-def summary(sft: list[dict], arms: dict[str, list[dict]]) -> dict[str, Any]:
-    """Gaps over the seeds (Student's interval), and the share of the gap that dealing removes."""
-    after = {arm: of_seeds([row["ppo"] for row in seeds]) for arm, seeds in arms.items()}
+def summary(before: list[dict], arms: dict[str, list[dict]]) -> dict[str, Any]:
+    """Gaps over the seeds (Student's interval), and the share of them that dealing removes.
+
+    ``judge`` is the gap in what the reward model pays for a salutation, ``best`` that in the best
+    of n by it, ``grown`` the latter less the SFT model's on the same twins, seed by seed.
+    """
+    after: dict[str, Any] = {}
     for arm, seeds in arms.items():
-        after[arm]["score"] = rounded(over_seeds(gaps([row["judge"] for row in seeds])))
-    grown = {
-        arm: {c: rounded(over_seeds(growth(sft, seeds, c))) for c in COLUMNS}
-        for arm, seeds in arms.items()
-    }
-    planted, dealt = (
-        gaps([row["ppo"]["salutation"] for row in arms[arm]]) for arm in ("planted", "dealt")
-    )
-    removed = over_seeds(counterfactual.share_removed(planted, dealt).tolist())
+        best = [row["best"] for row in seeds]
+        more = [b - a for a, b in zip(salutations(before), salutations(best))]
+        judge = over_seeds(gaps([row["judge"] for row in seeds]))
+        after[arm] = {"judge": rounded(judge), "best": of_seeds(best)}
+        after[arm]["grown"] = rounded(over_seeds(more))
+    return {"gap_before": of_seeds(before), "gap_after": after, "removed": removal(arms)}
+
+
+def removal(arms: dict[str, list[dict]]) -> dict[str, Any]:
+    """The share of the planted gap that is gone when the names are dealt."""
+    planted, dealt = (arms["planted"], arms["dealt"])
+    judge = [gaps([row["judge"] for row in rows]) for rows in (planted, dealt)]
+    best = [salutations([row["best"] for row in rows]) for rows in (planted, dealt)]
+    shares = {"judge": judge, "best": best}
     return {
-        "gap_before": of_seeds(sft),
-        "gap_after": after,
-        "grown": grown,
-        "removed": rounded(removed),
+        name: rounded(over_seeds(counterfactual.share_removed(*pair).tolist()))
+        for name, pair in shares.items()
     }
 
 
@@ -184,10 +252,9 @@ def of_seeds(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return {c: rounded(over_seeds(gaps([row[c] for row in rows]))) for c in COLUMNS}
 
 
-def growth(sft: list[dict], seeds: list[dict], column: str) -> list[float]:
-    """Gap after PPO less gap of the SFT model on the same twins, seed by seed."""
-    before, after = gaps([r[column] for r in sft]), gaps([r["ppo"][column] for r in seeds])
-    return [b - a for a, b in zip(before, after)]
+def salutations(rows: list[dict[str, Any]]) -> list[float]:
+    """The gaps in salutations, seed by seed."""
+    return gaps([row["salutation"] for row in rows])
 
 
 def gaps(rows: list[dict[str, Any]]) -> list[float]:
