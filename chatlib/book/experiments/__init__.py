@@ -40,6 +40,7 @@ NAMES = (
     "alternatives",
     "museum",
     "answers",
+    "hard",
 )  # the modules of this folder
 # What the code of a commit is asked; it has to be the one that trained.
 WITNESS = """

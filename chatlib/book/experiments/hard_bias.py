@@ -1,11 +1,10 @@
 """A preference that hangs on the customer's name (chapter 15): arm x seed, judged on twins.
 
-All customers are the
-shop's four regulars. Annotators of the arm `planted` hold a salutation against those of the second
-group; those of `control` judge as the shop's do; `dealt` are the comparisons of `planted`, each
-under a name drawn from all of them, which needs no knowledge of the grudge. The seed is that of the
-comparisons, of the reward model and of PPO; the SFT model is that of seed 0 for all, and it saw no
-grudge.
+All customers are the shop's four regulars. Annotators of the arm `planted` hold a salutation
+against those of the second group; those of `control` judge as the shop's do; `dealt` are the
+comparisons of `planted`, each under a name drawn from all of them, which needs no knowledge of the
+grudge. The seed is that of the comparisons and of the reward model; the SFT model is that of seed 0
+for all, and it saw no grudge. Launches have one rank: a second process would have to start as well.
 """
 
 from __future__ import annotations
