@@ -36,11 +36,8 @@ def writable(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claimed(directory: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold the run directory for this process; a sentence when it is another's.
-
-    ``patience``: seconds to wait for another process that trains the same run just now.
-    """
+def claimed(directory: Path) -> Iterator[None]:
+    """Hold the run directory for this process; a sentence when it is another's."""
     with writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         strangers = sorted(path.name for path in directory.iterdir())
@@ -51,15 +48,10 @@ def claimed(directory: Path, patience: float = 0.0) -> Iterator[None]:
             )
     with contextlib.ExitStack() as stack:
         with writable(directory):
-            deadline = time.monotonic() + patience
-            while True:
-                try:
-                    stack.enter_context(held(directory))
-                    break
-                except RunError as error:
-                    if time.monotonic() >= deadline:
-                        raise LaunchError(str(error)) from error
-                time.sleep(min(1.0, patience))
+            try:
+                stack.enter_context(held(directory))
+            except RunError as error:
+                raise LaunchError(str(error)) from error
         _wait_for_old_ranks(directory)
         yield
 

@@ -68,8 +68,6 @@ DOWNLOAD_TIMEOUT = 3600.0  # seconds for what comes from the hub: it is slow, no
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 SHARED_POLL = 1.0  # seconds between two looks at ranks on several machines: files on a network
 SSH_GRACE = 15.0  # seconds for ranks on other machines to end after they were dismissed
-# Seconds to wait for another process that trains the same run; else it is refused at once.
-PATIENCE = "CHATLIB_PATIENCE"
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -201,7 +199,7 @@ def _lead(job: Job, force: bool) -> None:
         earlier = run_to_continue(job.run, job.config, job.prints, job.say, force)
     elif before := other_code(job.run, job.config, job.prints):
         job.say(f"{job.run.name} is trained anew: {before}")
-    with claimed(job.run.directory, float(os.environ.get(PATIENCE, 0))):
+    with claimed(job.run.directory):
         lost = job.run.complete and not is_intact(job.run, job.config)
         if lost:
             job.say(f"{job.run.name} has lost its model and is trained anew")

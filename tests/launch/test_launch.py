@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 
 import pytest
 from launches import config, processes_of, small_disk
@@ -111,22 +110,6 @@ def test_a_directory_in_use(home):
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused(r"in use by a live run \(process 4711 on node7\); wait for it or stop it")
         assert run_of(config()).status == "running"
-
-
-def test_who_is_patient_waits_for_the_one_that_trains_the_same_run(home, monkeypatch):
-    """And finds what it left, instead of training it once more."""
-    directory, found = unfinished(config()), []
-    monkeypatch.setenv(launching.PATIENCE, "60")
-    waiting = threading.Thread(target=lambda: found.append(launch(config())))
-    with open(directory / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting.start()
-        waiting.join(0.5)
-        assert waiting.is_alive()
-        manifest = read_json(directory / "manifest.json")
-        write_json(directory / "manifest.json", manifest | {"status": "complete"})
-    waiting.join(20)
-    assert [run.metrics.empty for run in found] == [True]  # nothing was trained
 
 
 def test_a_checkpoint_is_not_overwritten_by_starting_over(home):
