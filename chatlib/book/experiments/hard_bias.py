@@ -126,16 +126,19 @@ def place(what: str, seed: int) -> Path:
 
 def judge_settings(arm: str, seed: int) -> StageConfig:
     """The reward model of an arm."""
-    source = {"name": str(place(arm, seed)), "format": "preference"}
-    data: dict[str, Any] = {"sources": [source], "split": (0, 1, 0)}
-    return recipe("reward", seed, model=start().reference, **data | OF_REWARD)
+    return of_pairs("reward", arm, seed, OF_REWARD)
 
 
 def direct_settings(arm: str, seed: int) -> StageConfig:
     """DPO on the comparisons of an arm."""
+    return of_pairs("dpo", arm, seed, OF_DPO)
+
+
+def of_pairs(name: str, arm: str, seed: int, own: dict[str, Any]) -> StageConfig:
+    """A recipe that reads the comparisons of an arm, from the SFT model."""
     source = {"name": str(place(arm, seed)), "format": "preference"}
     data: dict[str, Any] = {"sources": [source], "split": (0, 1, 0)}
-    return recipe("dpo", seed, model=start().reference, **data | OF_DPO)
+    return recipe(name, seed, model=start().reference, **data | own)
 
 
 def policy_settings(arm: str, seed: int) -> StageConfig:
