@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chatlib.data import readers
 from chatlib.data.schema import Preference
+from chatlib.settings.corpora import CORPORA
 from chatlib.settings.stages import Source, StageConfig
 
 RECORDS = 20  # what is read of each file
@@ -17,7 +18,7 @@ def look_into(config: StageConfig) -> None:
     usable ones are counted when all is read.
     """
     for source in config.sources:
-        if source.name != "shop" and not source.name.startswith("hub:"):
+        if source.name not in CORPORA and not source.name.startswith("hub:"):
             _look(source, config.stage)
 
 

@@ -1,63 +1,43 @@
-"""Who can say how good an answer really is: of the shop its own judge, of other data nobody.
+"""Who can say how good an answer really is: of a corpus its own judge, of other data nobody.
 
-A corpus that knows the truth about its prompts adds a `Judge` to `JUDGES` under the name that its
-source has. What judges is handed to the stages; no stage knows a corpus.
+What judges is handed to the stages; no stage knows a corpus.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
-from chatlib.data import shop
+from chatlib.data import corpora
+from chatlib.data.corpora import Verdict
 from chatlib.data.schema import Record
+from chatlib.settings.corpora import CORPORA
 from chatlib.settings.stages import Source
 
 
-class Verdict(Protocol):
-    """What a judge says of an answer: its gold reward, and whether its form is right."""
+@dataclass(frozen=True)
+class Judge:
+    """Knows the truth about the prompts of one corpus, given by its name."""
+
+    corpus: str
 
     @property
-    def total(self) -> float:
-        """The gold reward, in the judge's own unit."""
-
-    @property
-    def well_formed(self) -> bool:
-        """Whether the answer has the form that the corpus asks for, whatever it says."""
-
-
-class Judge(Protocol):
-    """Knows the truth about the prompts of one corpus."""
-
-    temperature: float  # noise of the corpus's annotators, in the unit of the gold reward
+    def temperature(self) -> float:
+        """The noise of the corpus's annotators, in the unit of the gold reward."""
+        return corpora.corpus(self.corpus).TEMPERATURE
 
     def knows(self, meta: dict) -> bool:
         """Whether a record with this ``meta`` is of the judge's corpus."""
+        return corpora.corpus(self.corpus).knows(meta)
 
     def verdict(self, meta: dict, answer: str) -> Verdict:
         """The verdict on an answer to the prompt of the record with this ``meta``."""
-
-
-class Shop:
-    """The judge of the book's corpus; see `chatlib.data.shop.judge`."""
-
-    temperature: float = shop.TEMPERATURE
-
-    def knows(self, meta: dict) -> bool:
-        """Whether a record is the shop's: its ``meta`` names an intent."""
-        return "intent" in meta
-
-    def verdict(self, meta: dict, answer: str) -> Verdict:
-        """The gold judge's verdict."""
-        return shop.judge(meta, answer)
-
-
-JUDGES: dict[str, Judge] = {"shop": Shop()}
+        return corpora.corpus(self.corpus).judge(meta, answer)
 
 
 def of(sources: Iterable[Source]) -> list[Judge]:
     """The judges of some sources, looked up by the sources' names; none for other data."""
-    return [JUDGES[source.name] for source in sources if source.name in JUDGES]
+    return [Judge(source.name) for source in sources if source.name in CORPORA]
 
 
 def verdicts(
@@ -79,7 +59,7 @@ def require(judges: Sequence[Judge], records: Sequence[Record]) -> None:
         asked = unknown[0].prompt[-1]["content"][:60]
         raise ValueError(
             f"reward gold: no judge knows {len(unknown)} of {len(records)} prompts, the first is "
-            f"{asked!r}; train on a corpus with a judge ({', '.join(JUDGES)}), or set reward model"
+            f"{asked!r}; train on a corpus with a judge ({', '.join(CORPORA)}), or set reward model"
         )
 
 

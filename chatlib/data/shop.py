@@ -397,6 +397,11 @@ def well_formed(text: str) -> bool:
     return finished and not repeats(text) and fluency(text) >= FLUENT_ENOUGH
 
 
+def knows(meta: dict) -> bool:
+    """Whether a record with this ``meta`` is of this corpus: it names an intent, and no other."""
+    return "intent" in meta and "corpus" not in meta
+
+
 def _share(meta: dict, text: str) -> float:
     """The share of what the intent asks for (facts and one act) that the text delivers."""
     intent, facts = meta["intent"], meta["facts"]

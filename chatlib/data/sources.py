@@ -8,8 +8,9 @@ from itertools import islice
 from random import Random
 from typing import Generic, TypeVar, overload
 
-from chatlib.data import readers, shop, split
+from chatlib.data import corpora, readers, split
 from chatlib.data.schema import Dialogue, Preference, Record
+from chatlib.settings.corpora import CORPORA
 from chatlib.settings.stages import DPOConfig, Reads, RewardConfig, SFTConfig, Source, StageConfig
 
 Kind = TypeVar("Kind", bound=Record, covariant=True)
@@ -39,7 +40,7 @@ def load(config: StageConfig) -> Data[Record]:
     """
     parts, report = [], []
     for source in config.sources:
-        records, line = (_from_shop if source.name == "shop" else _from_reader)(source, config)
+        records, line = (_from_corpus if source.name in CORPORA else _from_reader)(source, config)
         parts.append(records)
         report.append(line)
     records = parts[0]
@@ -67,19 +68,19 @@ def _use(share: int, there: int) -> str:
     return f"all {there} used, and repeated to make {share}"
 
 
-def _from_shop(source: Source, config: StageConfig) -> tuple[list[Record], str]:
+def _from_corpus(source: Source, config: StageConfig) -> tuple[list[Record], str]:
     share = config.split[split.PARTS.index(config.part)]
     if not share:
-        return [], f"shop: split {config.split} leaves {config.part} nothing"
-    records = list(islice(_shop_stream(config), config.records))
-    return records, f"shop: {len(records)} records"
+        return [], f"{source.name}: split {config.split} leaves {config.part} nothing"
+    records = list(islice(_stream(source.name, config), config.records))
+    return records, f"{source.name}: {len(records)} records"
 
 
-def _shop_stream(config: StageConfig) -> Iterator[Record]:
-    """An endless stream of the part's own scenarios, each answered once (for pairs: twice)."""
-    rng = Random(f"{config.part} answers {config.seed}")
-    answer = shop.preference if config.reads == "pairs" else shop.demonstration
-    for scenario in shop.scenarios(config.seed):
+def _stream(name: str, config: StageConfig) -> Iterator[Record]:
+    """A corpus's endless stream of the part's own scenarios, each answered once (pairs: twice)."""
+    rng, corpus = Random(f"{config.part} answers {config.seed}"), corpora.corpus(name)
+    answer = corpus.preference if config.reads == "pairs" else corpus.demonstration
+    for scenario in corpus.scenarios(config.seed):
         if split.part_of(scenario.messages(), config.split) == config.part:
             yield answer(rng, scenario)
 

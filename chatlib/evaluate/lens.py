@@ -61,7 +61,7 @@ def networks(config: PPOConfig, policy: str) -> ppo.Models[nn.Module]:
         reference = ppo.load_reference(config, tokenizer, torch.float32)
         scorer, theirs = ppo.load_reward_model(config, tokenizer, torch.float32)
         critic = ppo.load_critic(config, tokenizer, reads_texts=theirs is not None)
-    for model in (actor, reference, scorer.model, critic):
+    for model in (actor, reference, critic, *([scorer.model] if scorer else [])):
         models.disable_dropout(model)
     together = ppo.ROWS_TOGETHER
     answering, frozen = models.AnswerLM(actor, together), models.AnswerLM(reference, together)

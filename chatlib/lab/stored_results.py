@@ -6,6 +6,7 @@ trained for them, and where they were measured.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ FOLDER = Path(chatlib.__file__).resolve().parents[1] / "notebooks" / "results"
 class Stored:
     """The figures of an experiment, and where they come from.
 
-    ``code`` maps each stage that trained for them to the fingerprint of its code.
+    ``code`` maps each stage that trained for them to the fingerprint of its code, on ``corpora``.
     """
 
     name: str
@@ -30,24 +31,32 @@ class Stored:
     code: dict[str, str]
     seconds: float
     provenance: dict[str, Any]
+    corpora: tuple[str, ...] = ("shop",)
 
     @property
     def changed(self) -> list[str]:
         """The stages whose code is no longer the one that trained for these figures."""
-        return sorted(stage for stage, then in self.code.items() if fingerprint(stage) != then)
+        now = {stage: fingerprint(stage, self.corpora) for stage in self.code}
+        return sorted(stage for stage in now if now[stage] != self.code[stage])
 
 
-def fingerprint(stage: str) -> str:
-    """One hash of all the code that trains a stage."""
-    return code.digest(code.code_of(stage))
+def fingerprint(stage: str, corpora: Iterable[str] = ("shop",)) -> str:
+    """One hash of all the code that trains a stage on some corpora."""
+    return code.digest(code.code_of(stage, corpora))
 
 
 def keep(
-    name: str, figures: dict[str, Any], stages: tuple[str, ...], seconds: float, at: Path = FOLDER
+    name: str,
+    figures: dict[str, Any],
+    stages: tuple[str, ...],
+    seconds: float,
+    at: Path = FOLDER,
+    corpora: tuple[str, ...] = ("shop",),
 ) -> Stored:
     """Write the figures of an experiment with the code of its stages, and return them."""
-    prints = {stage: fingerprint(stage) for stage in stages}
-    found = Stored(name, results.plain(name, figures), prints, round(seconds, 1), origin())
+    prints = {stage: fingerprint(stage, corpora) for stage in stages}
+    plain, took = results.plain(name, figures), round(seconds, 1)
+    found = Stored(name, plain, prints, took, origin(), corpora)
     results.write(at / f"{name}.json", asdict(found))
     return found
 
@@ -59,7 +68,7 @@ def confirm(found: Stored, parts: list[str], at: Path = FOLDER) -> Stored:
     """
     now = origin()
     said = {"commit": now["commit"], "date": now["date"], "parts": parts}
-    prints = {stage: fingerprint(stage) for stage in found.code}
+    prints = {stage: fingerprint(stage, found.corpora) for stage in found.code}
     found = replace(found, code=prints, provenance=found.provenance | {"confirmed": said})
     results.write(at / f"{found.name}.json", asdict(found))
     return found

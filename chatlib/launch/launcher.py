@@ -47,7 +47,7 @@ from chatlib.launch.resume import adopt, other_code, planned_checkpoint, run_to_
 from chatlib.runs import code, meeting, provenance
 from chatlib.runs.checkpoints import is_ours
 from chatlib.runs.files import write_atomically, write_json
-from chatlib.runs.identity import fingerprints, models_of, resolve, without_code
+from chatlib.runs.identity import corpora_of, fingerprints, models_of, resolve, without_code
 from chatlib.runs.recorder import (
     Tail,
     read_data_report,
@@ -293,7 +293,7 @@ def known_at_start(config: StageConfig, prints: dict[str, str], started: float) 
         "versions": provenance.versions(),
         "commit": provenance.commit(),
         "data": without_code(prints),
-        "code": code.code_of(config.stage),
+        "code": code.code_of(config.stage, corpora_of(config)),
     }
 
 

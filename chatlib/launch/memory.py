@@ -83,11 +83,12 @@ def role_memory(config: StageConfig, device: str, role: Role, shapes: Shapes) ->
     if stage:  # where gradients wait to be reduced; a CPU pays only for what is written to
         bucket = config.zero_bucket_size or BUCKET
         parts["bucket"] = WIDTH[dtype] * (bucket if on_card else min(bucket, weights))
-    if role == "model":
+    if not isinstance(config, PPOConfig):
         return parts
-    away = isinstance(config, PPOConfig) and role == "actor" and config.offload_reference_model
+    away = role == "actor" and config.offload_reference_model
+    none = config.starts_as_reference if role == "actor" else config.reward_model is None
     kept = state_bytes(weights, 0, config.ranks, 3 if away else stage, dtype)["weights"]
-    return parts | {"reference and reward model": 0 if away and on_card else kept}
+    return parts | {"reference and reward model": 0 if none or (away and on_card) else kept}
 
 
 def memory(config: StageConfig, device: str) -> Parts | None:
@@ -105,10 +106,11 @@ def memory(config: StageConfig, device: str) -> Parts | None:
         for name, size in role_memory(config, device, role, shapes).items():
             total[name] = total.get(name, 0) + size
     if isinstance(config, PPOConfig) and "critic" not in config.roles:
-        scorer = shapes_of(config.reward_model)
-        if scorer is None:
+        scorer = shapes_of(config.reward_model) if config.reward_model else None
+        if scorer is None and config.reward_model:
             return None
-        size, stage, dtype = trained(scorer, None), config.zero_stage, resolve_dtype(config, device)
+        stage, dtype = config.zero_stage, resolve_dtype(config, device)
+        size = trained(scorer, None) if scorer else 0
         kept = state_bytes(size, 0, config.ranks, stage, dtype)["weights"]
         total["reference and reward model"] += kept
     models = {role: architecture(model) for role, model in started_from(config).items()}
@@ -201,7 +203,7 @@ def started_from(config: StageConfig) -> dict[Role, TinyModel | str]:
     """The models that a stage trains, by role, as the configuration names them."""
     starts = dict.fromkeys(config.roles, config.model)
     if isinstance(config, PPOConfig) and "critic" in starts:
-        starts["critic"] = config.reward_model
+        starts["critic"] = config.reward_model or config.model
     return starts
 
 

@@ -16,7 +16,7 @@ from chatlib.runs.checkpoints import (
 )
 from chatlib.runs.code import changed_files, code_of
 from chatlib.runs.files import write_json
-from chatlib.runs.identity import without_code
+from chatlib.runs.identity import corpora_of, without_code
 from chatlib.runs.lock import is_held
 from chatlib.runs.store import Run
 from chatlib.settings.stages import StageConfig
@@ -65,12 +65,12 @@ def differences(
     differs = [k for k in wanted if k not in SHARING and other.config.get(k) != wanted[k]]
     if other.manifest.get("data") != without_code(prints):
         differs.append("its data")
-    return differs + ([] if any_code else _edited(other, config.stage))
+    return differs + ([] if any_code else _edited(other, config))
 
 
-def _edited(other: Run, stage: str) -> list[str]:
+def _edited(other: Run, config: StageConfig) -> list[str]:
     """The files of code that have changed since a run began."""
-    return changed_files(other.manifest.get("code", {}), code_of(stage))
+    return changed_files(other.manifest.get("code", {}), code_of(config.stage, corpora_of(config)))
 
 
 def other_code(run: Run, config: StageConfig, prints: dict[str, str]) -> str:
@@ -87,7 +87,7 @@ def other_code(run: Run, config: StageConfig, prints: dict[str, str]) -> str:
         if other.config == wanted and other.manifest.get("data") == data
     ]
     last = max(same, key=lambda other: other.manifest.get("started", 0.0), default=None)
-    edited = _edited(last, config.stage) if last else []
+    edited = _edited(last, config) if last else []
     return f"{', '.join(edited)} changed since {last.name}" if last and edited else ""
 
 

@@ -1,7 +1,8 @@
 """The code that trains, as a fingerprint: what an edit changes, and what it does not.
 
 A stage's code is its own file in `chatlib/train`, and every module of `maths`, `settings`, `data`
-and `train` that it imports, directly or through others. What counts is the syntax tree without
+and `train` that it imports, directly or through others; so is the module of each corpus of the
+book's own that it trains on, which is imported by name. What counts is the syntax tree without
 docstrings: comments, line breaks and wording rename no run. `runs` and `launch` move files and
 processes, they do not compute.
 """
@@ -13,11 +14,12 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import chatlib
 from chatlib.runs import mutations
+from chatlib.settings.corpora import CORPORA
 
 ROOMS = ("maths", "settings", "data", "train")
 PACKAGE = Path(chatlib.__file__).parent
@@ -25,13 +27,15 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LENGTH = 16  # hexadecimal digits of a file's hash: enough to tell two versions apart
 
 
-def code_of(stage: str) -> dict[str, str]:
-    """The hash of every file that trains a stage, and of every mutation in force.
+def code_of(stage: str, corpora: Iterable[str] = ("shop",)) -> dict[str, str]:
+    """The hash of every file that trains a stage on some corpora, and of every mutation in force.
 
     Keys are paths below `chatlib` and `mutation of NAME`. Cheap to ask again: a file is parsed
     once for each of its versions.
     """
-    files = {path.relative_to(PACKAGE).as_posix(): _parsed(path)[0] for path in _closure(stage)}
+    own = {PACKAGE / "data" / f"{CORPORA[name]}.py" for name in corpora}
+    found = _closure({PACKAGE / "train" / f"{stage}.py"} | own)
+    files = {path.relative_to(PACKAGE).as_posix(): _parsed(path)[0] for path in found}
     wanted = mutations.in_force().items()
     return files | {f"mutation of {name}": mutations.digest(by) for name, by in wanted}
 
@@ -51,10 +55,14 @@ def source_hash(path: Path) -> str:
     return _parsed(path)[0]
 
 
-def _closure(stage: str) -> list[Path]:
-    """The files of a stage, itself among them, by path."""
+def corpus_files(corpus: str) -> list[Path]:
+    """The files of a corpus of the book's own, by path."""
+    return _closure({PACKAGE / "data" / f"{CORPORA[corpus]}.py"})
+
+
+def _closure(waiting: set[Path]) -> list[Path]:
+    """Some files and all of ours that they import, directly or through others, by path."""
     found: set[Path] = set()
-    waiting = {PACKAGE / "train" / f"{stage}.py"}
     while waiting := waiting - found:
         found |= waiting
         waiting = {path for known in waiting for path in _parsed(known)[1]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import chatlib
 from chatlib.runs import code, pretrained
 from chatlib.runs.files import RunError, read_json, sha256
+from chatlib.settings.corpora import CORPORA
 from chatlib.settings.stages import StageConfig
 
 
@@ -46,9 +48,9 @@ def _content(path: Path) -> str:
 def content_fingerprint(name: str, kind: str = "model") -> str:
     """What a source or model reference stands for, as a text that changes with its content.
 
-    `shop` is the modules that write it; a file or folder is its bytes (not its place); a run is
-    its name, which carries the hash already; a hub reference is its commit, or its name where
-    the hub cannot be asked. `kind` is `model` or `dataset`.
+    A corpus of the book's own is the modules that write it; a file or folder is its bytes (not its
+    place); a run is its name, which carries the hash already; a hub reference is its commit, or its
+    name where the hub cannot be asked. `kind` is `model` or `dataset`.
     """
     if name.startswith("run:"):
         return name
@@ -56,9 +58,11 @@ def content_fingerprint(name: str, kind: str = "model") -> str:
         return hub_commit(name, kind)
     if name.startswith(pretrained.PREFIXES):
         return pretrained.digest(name)
-    path = Path(chatlib.__file__).parent / "data" if name == "shop" else Path(name)
-    pattern = "shop*.py" if name == "shop" else "*"
-    files = sorted(p for p in path.rglob(pattern) if p.is_file()) if path.is_dir() else [path]
+    path = code.PACKAGE / "data" if name in CORPORA else Path(name)
+    if name in CORPORA:
+        files = code.corpus_files(name)
+    else:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     try:
         hashes = [(str(f.relative_to(path.parent)), _content(f)) for f in files]
     except OSError as error:
@@ -91,11 +95,33 @@ def models_of(config: StageConfig) -> list[str]:
     return [model for model in named if isinstance(model, str)]
 
 
+def corpora_of(config: StageConfig) -> list[str]:
+    """The sources of a configuration that are corpora of the book's own."""
+    return [source.name for source in config.sources if source.name in CORPORA]
+
+
+def checkers_of(config: StageConfig) -> list[str]:
+    """The checker, `MODULE:FUNCTION`, that pays answers, if one does."""
+    reward = getattr(config, "reward", "")
+    return [reward] if ":" in reward else []
+
+
+def checker_fingerprint(name: str) -> str:
+    """What a checker's module does, as a text that changes with it. Raises `RunError`."""
+    module, _, _ = name.partition(":")
+    with contextlib.suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(module)
+        if found and found.origin and Path(found.origin).is_file():
+            return f"{module} {_content(Path(found.origin))}:{name.partition(':')[2]}"
+    raise RunError(f"reward {name}: python finds no module {module}; name one, as MODULE:FUNCTION")
+
+
 def fingerprints(config: StageConfig) -> dict[str, str]:
     """The fingerprint of every source and model that a configuration names, and of its code."""
     prints = {source.name: content_fingerprint(source.name, "dataset") for source in config.sources}
     prints |= {name: content_fingerprint(name) for name in models_of(config)}
-    return prints | {CODE: code.digest(code.code_of(config.stage))}
+    prints |= {name: checker_fingerprint(name) for name in checkers_of(config)}
+    return prints | {CODE: code.digest(code.code_of(config.stage, corpora_of(config)))}
 
 
 def without_code(prints: dict[str, str]) -> dict[str, str]:

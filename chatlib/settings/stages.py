@@ -323,23 +323,32 @@ class PPOConfig(StageConfig):
     model: ModelReference = Field(
         description="the SFT model: start of the actor, and reference (Ouyang et al. 2022)"
     )
-    reward_model: ModelReference = Field(
-        description="scores answers; start of the critic (Ouyang et al. 2022)"
+    reward_model: ModelReference | None = Field(
+        None,
+        description="scores answers; start of the critic (Ouyang et al. 2022). None where "
+        "something else pays",
     )
     reference: ModelReference | None = Field(
         None,
         description="what the KL is measured from; None: the SFT model. A teacher: distillation on "
         "the policy's own answers (Agarwal et al. 2024)",
     )
-    reward: Literal["model", "gold", "none"] = Field(
+    reward: str = Field(
         "model",
-        description="what pays an answer: the reward model, the judge that knows the corpus, or "
-        "nothing but the KL (distillation)",
+        pattern=r"^(model|gold|none|[\w.]+:\w+)$",
+        description="what pays an answer: `model`, the reward model; `gold`, the judge that knows "
+        "the corpus; `none`, nothing but the KL (distillation); MODULE:FUNCTION, a checker of a "
+        "record's meta and an answer (Lambert et al. 2024)",
     )
     steps: int = Field(60, ge=1, description="iterations of rollout and update")
     batch_size: int = Field(64, ge=1, description="prompts per iteration over all ranks")
     answers_per_prompt: int = Field(
         1, ge=1, description="answers drawn to each prompt, compared by group and rloo"
+    )
+    share_prompts: bool | None = Field(
+        None,
+        description="read each prompt once for all its answers; sums are rounded in another order. "
+        "None: no",
     )
     generation_batches: int = Field(
         1, ge=1, description="rollout batches per iteration (DeepSpeed-Chat)"
@@ -503,6 +512,16 @@ class PPOConfig(StageConfig):
 
     @model_validator(mode="after")
     def _something_pays(self) -> PPOConfig:
+        if self.reward == "model" and self.reward_model is None:
+            raise ValueError(
+                "reward model without a reward_model: name one, or let something else pay (gold, "
+                "none, or a checker MODULE:FUNCTION)"
+            )
+        if self.critic_init == "reward" and self.reward_model is None and "critic" in self.roles:
+            raise ValueError(
+                "critic_init reward without a reward_model: there is no head to begin with; use "
+                "critic_init zero"
+            )
         if self.reward == "none" and (self.kl_in == "loss" or not self.kl_ctl):
             raise ValueError(
                 f"reward none with kl_in {self.kl_in} and kl_ctl {self.kl_ctl}: nothing would tell "
@@ -557,10 +576,37 @@ class PPOConfig(StageConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _prompts_are_shared_whole(self) -> PPOConfig:
+        parts = self.ranks * self.minibatches * self.gradient_accumulation_steps
+        prompts = self.batch_size * self.generation_batches
+        if self.share_prompts and (self.answers_per_prompt < 2 or prompts % parts):
+            raise ValueError(
+                f"share_prompts with answers_per_prompt {self.answers_per_prompt} and {prompts} "
+                f"prompts in {parts} parts (ranks x minibatches x gradient_accumulation_steps): "
+                "the answers to a prompt are read together; take 2 or more of them, and a multiple "
+                f"of {parts} prompts"
+            )
+        return self
+
+    @property
+    def together(self) -> int:
+        """Answers to a prompt that are read in one row."""
+        return self.answers_per_prompt if self.share_prompts else 1
+
     @property
     def roles(self) -> tuple[Role, ...]:
         """The models that are trained; only `gae` asks a critic."""
         return ("actor", "critic") if self.advantage == "gae" else ("actor",)
+
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether the actor's frozen weights are the reference: with adapters nothing moves them.
+
+        At stage 3 and when it is offloaded, the reference is shared out in a way of its own.
+        """
+        own = self.reference is None and bool(self.of("actor", "lora"))
+        return own and self.of("actor", "zero_stage") < 3 and not self.offload_reference_model
 
     @property
     def rollout(self) -> int:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from chatlib.data import collate, sources
+from chatlib.data import collate
 from chatlib.maths.preference import dpo_loss, ipo_loss, pairwise_accuracy
 from chatlib.runs.recorder import Recorder
 from chatlib.settings.stages import DPOConfig
 from chatlib.train import engine, models
 from chatlib.train.models import AnswerLM
+from chatlib.train.records import load_data
 from chatlib.train.reward import encode_apart
 from chatlib.train.sft import due, in_parts
 from chatlib.train.throughput import Meter, Size, forward_flops, training_flops
@@ -31,7 +32,7 @@ def train(config: DPOConfig, recorder: Recorder) -> dict:
     """Tune the policy on annotated pairs; returns the manifest's summary."""
     device = engine.start(config, recorder)
     recorder.beat(0, "read the data")
-    data = sources.load(config)
+    data = load_data(config, recorder)
     tokenizer = models.load_tokenizer(config.model)
     model = models.load_policy(config.model, tokenizer)
     limit = models.max_length(model, config.max_seq_len)

@@ -8,6 +8,7 @@ and no attention mask is needed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -169,6 +170,15 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
 
 
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A second model on the very weights of the first: what it is before `add_lora` adapts it.
+
+    The adapters' own weights are trained, these stay as they are; a copy would need their memory
+    once more.
+    """
+    return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+
+
 def disable_dropout(model: PreTrainedModel) -> None:
     """Set every dropout to 0: with it on, the same weights give two different probabilities.
 
@@ -234,6 +244,20 @@ def hidden_states(
     return torch.cat([parts[row] for row in range(len(ids))])
 
 
+def packed_states(
+    model: PreTrainedModel, ids: Tensor, where: Tensor, positions: Tensor, seen: Tensor
+) -> Tensor:
+    """`hidden_states` of rows that hold several texts each, all at once; see `packing`."""
+    smallest = torch.finfo(model.dtype).min
+    bias = torch.zeros_like(seen, dtype=model.dtype).masked_fill_(~seen, smallest)
+    return hidden_states(model, ids, where, position_ids=positions, attention_mask=bias[:, None])
+
+
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Whether a model is told the tokens' positions; one that counts them itself is not."""
+    return "position_ids" in inspect.signature(model.base_model.forward).parameters
+
+
 def exact_head(model: PreTrainedModel) -> None:
     """Let the output layer's product leave 16 bits: logits (.., vocabulary) in fp32.
 
@@ -271,18 +295,29 @@ class AnswerLM(nn.Module):
     def __init__(self, model: PreTrainedModel, together: int | None = None) -> None:
         super().__init__()
         self.model, self.together = model, together
+        self.takes_positions = takes_positions(model)
         exact_head(model)
 
     def forward(
-        self, ids: Tensor, mask: Tensor, temperature: float = 1.0, with_entropy: bool = False
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        temperature: float = 1.0,
+        with_entropy: bool = False,
+        positions: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(log pi of marked tokens (N,), entropy there (N,) or None), row by row.
 
         ``ids`` and ``mask`` are (batch, time), padded on the right; mask is 1 on the tokens to
         predict. Position t - 1 predicts token t, so a marked first token cannot be predicted.
+        Rows that hold more than one text come with ``positions`` and ``seen``, as in `packing`.
         """
         inputs, labels, marked = shift(ids, mask)
-        hidden = hidden_states(self.model, inputs, marked, self.together)
+        if positions is None or seen is None:
+            hidden = hidden_states(self.model, inputs, marked, self.together)
+        else:
+            hidden = packed_states(self.model, inputs, marked, positions[:, :-1], seen[:, :-1, :-1])
         head, labels = self.model.get_output_embeddings(), labels[marked.bool()]
         parts = []
         for h, y in zip(*self._chunks(hidden, labels)):
@@ -315,8 +350,7 @@ class TokenScorer(nn.Module):
     def __init__(self, model: PreTrainedModel, together: int | None = None) -> None:
         super().__init__()
         self.model, self.together = model, together
-        known = inspect.signature(model.base_model.forward).parameters
-        self.takes_positions = "position_ids" in known
+        self.takes_positions = takes_positions(model)
 
     def forward(
         self,
@@ -330,14 +364,10 @@ class TokenScorer(nn.Module):
         Rows that hold more than one text come with the ``positions`` (batch, time) of their
         tokens and with which tokens each token attends to: ``seen`` (batch, time, time), bool.
         """
-        if seen is None:
+        if positions is None or seen is None:
             hidden = hidden_states(self.model, ids, where, self.together)
         else:
-            smallest = torch.finfo(self.model.dtype).min
-            bias = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill_(~seen, smallest)
-            hidden = hidden_states(
-                self.model, ids, where, position_ids=positions, attention_mask=bias[:, None]
-            )
+            hidden = packed_states(self.model, ids, where, positions, seen)
         raw, known = head_of(self.model)(hidden).squeeze(-1).float(), self.model.config
         return (raw - getattr(known, "score_mean", 0.0)) / getattr(known, "score_std", 1.0)
 

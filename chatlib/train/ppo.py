@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatlib.data import collate, judges, sources, template
+from chatlib.data import checkers, collate, judges, template
 from chatlib.data.judges import Judge
 from chatlib.data.schema import Dialogue, Record
 from chatlib.data.template import Encoded
@@ -35,8 +35,10 @@ from chatlib.maths.likelihood import negative_log_likelihood, whiten
 from chatlib.runs.recorder import Recorder
 from chatlib.settings.deepspeed import zero_stage
 from chatlib.settings.stages import PPOConfig
-from chatlib.train import engine, models, reward, rollout, sft
+from chatlib.train import engine, models, packing, reward, rollout, sft
 from chatlib.train.models import AnswerLM, TextScorer, TokenScorer
+from chatlib.train.packing import Rows
+from chatlib.train.records import load_data
 from chatlib.train.sft import due
 from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
@@ -52,14 +54,15 @@ Trained = TypeVar("Trained", bound=nn.Module, covariant=True)
 class Models(Generic[Trained]):
     """The models of a rollout: engines in a launch, on a page the bare `AnswerLM`, `TokenScorer`.
 
-    Without a ``critic`` every value is 0. ``reward_tokenizer`` is given for a reward model that
-    reads other ids than the policy, a `TextScorer`: it gets the answers as texts.
+    Without a ``critic`` every value is 0, without a reward model every score. ``reward_tokenizer``
+    is given for a reward model that reads other ids than the policy, a `TextScorer`: it gets the
+    answers as texts.
     """
 
     actor: Trained
     critic: Trained | None
     reference: nn.Module
-    reward_model: nn.Module
+    reward_model: nn.Module | None
     tokenizer: PreTrainedTokenizerBase
     reward_tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -81,7 +84,8 @@ class Rollout:
     ``rows`` are prompt + answer, ``answers`` the answers alone. The tensors are (batch, time),
     0 on padding, but for ``score`` (the reward model's), ``paid`` (what the answer is paid: the
     score, unless `pay` says otherwise), ``ended`` and ``cut`` (whether the reward model could not
-    read the beginning), which are (batch,).
+    read the beginning), which are (batch,). ``together`` answers, those to one prompt, are read
+    in one row (`packing`).
     """
 
     rows: list[list[int]]
@@ -97,15 +101,16 @@ class Rollout:
     cut: Tensor
     advantages: Tensor | None = None
     returns: Tensor | None = None
+    together: int = 1
 
     def take(self, index: list[int]) -> Rollout:
         """The rollout of some of the rows."""
         picked: dict[str, Any] = {}  # tensors and lists
         for f in fields(self):
             value = getattr(self, f.name)
-            picked[f.name] = (
-                value[index] if isinstance(value, Tensor) else [value[i] for i in index]
-            )
+            if isinstance(value, list):
+                value = [value[i] for i in index]
+            picked[f.name] = value[index] if isinstance(value, Tensor) else value
         return Rollout(**picked)
 
 
@@ -126,18 +131,45 @@ def log_probs(
     net: nn.Module, r: Rollout, pad: int, temperature: float, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """(log pi of each answer token, entropy there), both (batch, time)."""
-    ids, _ = collate.pad(r.rows, pad)
-    marked = answer_mask(r.rows, r.answers)
-    logp, entropy = net(*collate.to_device(r.mask.device, ids, marked), temperature, with_entropy)
+    ids, marked, *packed = collate.to_device(r.mask.device, *as_read(r, pad))
+    logp, entropy = net(ids, marked, temperature, with_entropy, *packed)
     return to_grid(logp, r.mask), None if entropy is None else to_grid(entropy, r.mask)
 
 
 def state_values(net: nn.Module, r: Rollout, pad: int) -> Tensor:
     """V(s_t) for every answer token t, read one place before it. (batch, time)"""
-    ids, _ = collate.pad(r.rows, pad)
+    ids, marked, *packed = as_read(r, pad)
     before = torch.zeros_like(ids)
-    before[:, :-1] = answer_mask(r.rows, r.answers)[:, 1:]
-    return to_grid(net(*collate.to_device(r.mask.device, ids, before)), r.mask)
+    before[:, :-1] = marked[:, 1:]
+    return to_grid(net(*collate.to_device(r.mask.device, ids, before, *packed)), r.mask)
+
+
+def scores(nets: Models[nn.Module], r: Rollout) -> Tensor:
+    """The reward model's score of every answer, read at its last token. (batch,)"""
+    if nets.reward_model is None:
+        return torch.zeros_like(r.score)
+    if r.together == 1:
+        return reward.score(nets.reward_model, r.rows, nets.tokenizer, nets.device)
+    return reward.score_groups(nets.reward_model, *packed(r), nets.tokenizer, nets.device)
+
+
+def as_read(r: Rollout, pad: int) -> list[Tensor]:
+    """What a model is given: ids and 1 on the answers' tokens, (batch, time); for rows of several
+    answers their positions, too, and which token attends to which."""
+    if r.together == 1:
+        return [collate.pad(r.rows, pad)[0], answer_mask(r.rows, r.answers)]
+    rows, positions, parts = packed(r)
+    # A part begins with the prompt's last token, which predicts the answer's first.
+    marks = [[int(p > 0 and p == q) for q, p in zip([0, *part], part)] for part in parts]
+    tensors = [collate.pad(rows, pad)[0], *(collate.pad(x, 0)[0] for x in (marks, positions))]
+    return [*tensors, packing.attended(parts)]
+
+
+def packed(r: Rollout) -> tuple[Rows, Rows, Rows]:
+    """(ids, positions, parts): the answers to a prompt in one row, all but its last token once."""
+    starts = range(0, len(r.rows), r.together)
+    shared = [len(r.rows[i]) - len(r.answers[i]) - 1 for i in starts]
+    return packing.side_by_side([r.rows[i : i + r.together] for i in starts], shared)
 
 
 # ------------------------------------------------------------------------ one rollout
@@ -152,10 +184,11 @@ def generate(
     size = len(prompts) // config.generation_batches  # prompts come once for each of their answers
     answers: list[list[int]] = []
     actor.eval()
-    limits = config.max_answer_tokens, stop, pad, config.temperature
+    limits, each = (config.max_answer_tokens, stop, pad, config.temperature), config.together
     with engine.whole(actor):
         for i in range(0, len(prompts), size):
-            answers += rollout.sample(actor.module.model, prompts[i : i + size], *limits)
+            asked = prompts[i : i + size : each]
+            answers += rollout.sample(actor.module.model, asked, *limits, each=each)
     actor.train()
     return answers
 
@@ -180,13 +213,14 @@ def make_experience(
     none, ended = torch.zeros_like(mask, dtype=torch.float32), ended.to(nets.device)
     unread, unpaid = torch.zeros_like(ended), none[:, 0]
     r = Rollout(rows, answers, mask, none, none, none, none, unpaid, unpaid, ended, unread)
+    r.together = config.together
     r.old_logp, entropy = log_probs(nets.actor, r, nets.pad, config.temperature, True)
     r.entropy = cast(Tensor, entropy)  # it was asked for
     r.ref_logp, _ = log_probs(nets.reference, r, nets.pad, config.temperature)
     if nets.critic:
         r.values = state_values(nets.critic, r, nets.pad)
-    if nets.reward_tokenizer is None:
-        r.score = reward.score(nets.reward_model, rows, nets.tokenizer, nets.device)
+    if nets.reward_model is None or nets.reward_tokenizer is None:
+        r.score = scores(nets, r)
     else:
         texts = template.decode(nets.tokenizer, answers)
         whole = (nets.reward_model, [record.prompt for record in asked], texts)
@@ -202,12 +236,17 @@ def pay(
     tokenizer: PreTrainedTokenizerBase,
     judged_by: Sequence[Judge],
 ) -> None:
-    """Let the judge pay instead of the reward model, or nobody, as ``reward`` says."""
-    if config.reward == "gold":
-        verdicts = judges.verdicts(judged_by, records, template.decode(tokenizer, r.answers))
-        r.paid = torch.tensor([v.total for v in verdicts], dtype=r.score.dtype).to(r.score.device)
+    """Let the judge or a checker pay instead of the reward model, or nobody, as ``reward`` says."""
+    if config.reward == "model":
+        return
+    texts = template.decode(tokenizer, r.answers)
     if config.reward == "none":
-        r.paid = torch.zeros_like(r.score)
+        paid = [0.0] * len(texts)
+    elif config.reward == "gold":
+        paid = [verdict.total for verdict in judges.verdicts(judged_by, records, texts)]
+    else:
+        paid = checkers.paid(config.reward, records, texts)
+    r.paid = torch.tensor(paid, dtype=r.score.dtype).to(r.score.device)
 
 
 def add_advantages(config: PPOConfig, r: Rollout, beta: float) -> None:
@@ -375,7 +414,7 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
     """Tune the policy against the reward model; returns the manifest's summary."""
     device = engine.start(config, recorder)
     recorder.beat(0, "read the data")
-    data, judged_by = sources.load(config), judges.of(config.sources)
+    data, judged_by = load_data(config, recorder), judges.of(config.sources)
     recorder.beat(0, "load the models")
     nets = load_models(config, device, recorder)
     limit = models.max_length(nets.actor.module.model, config.max_seq_len)
@@ -476,15 +515,20 @@ def load_models(
     dtype, tokenizer = engine.dtype_of(config, device), models.load_tokenizer(config.model)
     scorer, reward_tokenizer = load_reward_model(config, tokenizer, dtype)
     actor = models.load_policy(config.model, tokenizer)
-    reference = load_reference(config, tokenizer, dtype)
+    reference = (
+        models.twin(actor)
+        if config.starts_as_reference
+        else load_reference(config, tokenizer, dtype)
+    )
     critic = None
     if "critic" in config.roles:
         critic = load_critic(config, tokenizer, reward_tokenizer is not None)
     models.adapt(actor, config, "CAUSAL_LM", recorder, "actor")
     if critic:
         models.adapt(critic, config, "SEQ_CLS", recorder, "critic")
-    for model in filter(None, (actor, critic, reference, scorer.model)):
-        models.disable_dropout(model)  # that of the adapters, too
+    for model in (actor, critic, reference, scorer.model if scorer else None):
+        if model:
+            models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
     policy, rate = AnswerLM(actor, ROWS_TOGETHER), config.actor_learning_rate
     trained_policy = engine.initialize(config, policy, rate, total, "actor", recorder)
@@ -498,7 +542,7 @@ def load_models(
         trained_policy,
         trained_value,
         engine.frozen(AnswerLM(reference, ROWS_TOGETHER), device, of_actor, offload),
-        engine.frozen(scorer, device, of_critic),
+        engine.frozen(scorer, device, of_critic) if scorer else None,
         tokenizer,
         reward_tokenizer,
     )
@@ -519,8 +563,10 @@ def load_reference(
 
 def load_reward_model(
     config: PPOConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
-) -> tuple[TokenScorer | TextScorer, PreTrainedTokenizerBase | None]:
-    """(reward model, its own tokenizer if the policy's ids mean something else to it, or None)."""
+) -> tuple[TokenScorer | TextScorer | None, PreTrainedTokenizerBase | None]:
+    """(reward model or None, its own tokenizer if the policy's ids mean something else to it)."""
+    if config.reward_model is None:
+        return None, None
     theirs = models.load_tokenizer(config.reward_model)
     if theirs.get_vocab() == tokenizer.get_vocab():
         model = models.load_scorer(config.reward_model, tokenizer, dtype)
@@ -542,7 +588,7 @@ def load_critic(
             f"critic_init reward: {config.reward_model} has another tokenizer than the policy "
             f"{config.model}, so it has no value for the policy's tokens; use critic_init zero"
         )
-    start = config.model if reads_texts else config.reward_model
+    start = config.model if reads_texts or not config.reward_model else config.reward_model
     critic = models.load_scorer(start, tokenizer)
     if config.critic_init == "zero":  # V(s) = 0 at first: the first advantages are the rewards
         nn.init.zeros_(cast(nn.Linear, critic.score).weight)
@@ -557,8 +603,8 @@ def unwrapped(net: nn.Module) -> PreTrainedModel:
 
 def sizes_of(nets: Models[nn.Module]) -> tuple[Size, Size]:
     """What the arithmetic of policy and value depends on, off the models without adapters."""
-    policy, value = nets.reference, nets.reward_model
-    return models.size_of(unwrapped(policy)), models.size_of(unwrapped(value))
+    policy = models.size_of(unwrapped(nets.reference))
+    return policy, models.size_of(unwrapped(nets.reward_model)) if nets.reward_model else policy
 
 
 def room(config: PPOConfig, limit: int) -> int:
@@ -641,11 +687,13 @@ def flops(config: PPOConfig, policy: Size, value: Size, r: Rollout) -> Tensor:
 
     Generation computes with the cache what one forward pass does; PTX is not counted.
     """
-    read, answer = [len(row) - 1 for row in r.rows], sum(map(len, r.answers))
+    rows = r.rows if r.together == 1 else packed(r)[0]
+    read, answer = [len(row) - 1 for row in rows], sum(map(len, r.answers))
     once = [forward_flops(size, read, answer) for size in (policy, value)]
     learnt = {"actor": once[0], "critic": once[1]}
     score = once[0] + sum(learnt[role] for role in config.roles)  # the reference, and these
-    score += forward_flops(value, [len(row) for row in r.rows], len(r.rows))
+    if config.reward_model:
+        score += forward_flops(value, [len(row) for row in rows], len(r.rows))
     learn = sum(training_flops(learnt[role], config, role) for role in config.roles)
     return torch.tensor([once[0], score, config.ppo_epochs * learn], dtype=torch.float64)
 
@@ -663,8 +711,9 @@ def throughput_of(samples: int, tokens: int, clock: Clock, ranks: int) -> dict[s
 
 
 def minibatches(n: int, config: PPOConfig) -> list[list[int]]:
-    """The rank's rows in random order, cut into minibatches."""
-    order = torch.randperm(n).tolist()
+    """The rank's rows in random order, cut into minibatches; what is read together stays so."""
+    each = config.together
+    order = [each * i + k for i in torch.randperm(n // each).tolist() for k in range(each)]
     size = n // config.minibatches
     return [order[i * size : (i + 1) * size] for i in range(config.minibatches)]
 

@@ -21,12 +21,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerBase
 
-from chatlib.data import collate, sources
+from chatlib.data import collate
 from chatlib.data.template import Encoded
 from chatlib.runs.recorder import Recorder
 from chatlib.settings.stages import ProbeConfig, SFTConfig, TinyModel
 from chatlib.train import engine, models, sft
 from chatlib.train.models import AnswerLM
+from chatlib.train.records import load_data
 
 GRADIENTS = (  # where DeepSpeed 0.19 keeps gradients that have left `p.grad`
     "grads_in_partition",
@@ -40,7 +41,7 @@ def train(config: ProbeConfig, recorder: Recorder) -> dict:
     """Measure every case in turn; the summary holds one list of findings a case, by rank."""
     device = engine.start(config, recorder)
     first = config.case(next(iter(config.cases)))
-    data = sources.load(first).train
+    data = load_data(first, recorder).train
     _, tokenizer = sft.start_model(first, data)
     examples, _ = sft.encode(tokenizer, data, config.max_seq_len, recorder)
     found = {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatlib.data import collate, judges, sources, template
+from chatlib.data import collate, judges, template
 from chatlib.data.judges import Judge
 from chatlib.data.schema import Preference
 from chatlib.data.sources import Data
@@ -22,8 +22,10 @@ from chatlib.maths.preference import bayes_accuracy, pairwise_accuracy, pairwise
 from chatlib.runs.recorder import Recorder
 from chatlib.settings.deepspeed import zero_stage
 from chatlib.settings.stages import RewardConfig
-from chatlib.train import engine, models, rollout
+from chatlib.train import engine, models, packing, rollout
 from chatlib.train.models import AnswerLM, TextScorer, TokenScorer
+from chatlib.train.packing import Rows
+from chatlib.train.records import load_data
 from chatlib.train.sft import due, in_parts
 from chatlib.train.throughput import Meter, Size, forward_flops, training_flops
 
@@ -34,7 +36,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     """Train the score on annotated pairs; returns the manifest's summary."""
     device = engine.start(config, recorder)
     recorder.beat(0, "read the data")
-    data = sources.load(config)
+    data = load_data(config, recorder)
     tokenizer = models.load_tokenizer(config.model)
     model = models.load_scorer(config.model, tokenizer)
     limit = models.max_length(model, config.max_seq_len)
@@ -165,36 +167,37 @@ def score_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Scores (n,) of the chosen and of the rejected answers, each prompt read only once.
 
-    The same figures as `score` of either answer alone: what stands in a row is `side_by_side`,
-    and the attention mask lets no answer see the other. A model that counts positions itself
-    (its forward takes none) reads every answer after a prompt of its own.
+    The same figures as `score` of either answer alone (`packing`). A model that counts positions
+    itself (its forward takes none) reads every answer after a prompt of its own.
     """
     if not cast(TokenScorer, getattr(net, "module", net)).takes_positions:
         scores = score(net, [row for pair in pairs for row in pair], tokenizer, device)
         return scores[::2], scores[1::2]
-    rows, positions, parts = side_by_side(pairs)
-    ids, valid = collate.pad(rows, tokenizer.pad_token_id)
-    part, position = collate.pad(parts, 2)[0], collate.pad(positions, 0)[0]
-    seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
-    last = last_token(valid) | last_token((part == 1).long())
-    scores = net(*collate.to_device(device, ids, last, position, seen.tril())).view(-1, 2)
+    scores = score_groups(net, *side_by_side(pairs), tokenizer, device).view(-1, 2)
     return scores[:, 0], scores[:, 1]
 
 
-def side_by_side(pairs: list[Pair]) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+def side_by_side(pairs: list[Pair]) -> tuple[Rows, Rows, Rows]:
     """(ids, positions, parts): each pair as one row, what both begin with written once.
 
-    Part 0 is the common beginning, 1 the rest of the chosen, 2 the rest of the rejected answer;
-    both rests continue the positions of part 0. Each keeps its last token, where it is scored.
+    Each answer keeps its last token, where it is scored.
     """
-    rows, positions, parts = [], [], []
-    for chosen, rejected in pairs:
-        alike = takewhile(lambda two: two[0] == two[1], zip(chosen[:-1], rejected[:-1]))
-        same = len(list(alike))
-        rows.append(chosen + rejected[same:])
-        positions.append([*range(len(chosen)), *range(same, len(rejected))])
-        parts.append([0] * same + [1] * (len(chosen) - same) + [2] * (len(rejected) - same))
-    return rows, positions, parts
+    alike = [takewhile(lambda two: two[0] == two[1], zip(a[:-1], b[:-1])) for a, b in pairs]
+    return packing.side_by_side(pairs, [len(list(same)) for same in alike])
+
+
+def score_groups(
+    net: nn.Module,
+    rows: Rows,
+    positions: Rows,
+    parts: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | str,
+) -> Tensor:
+    """One score for each text of `packing.side_by_side`'s rows, group by group. (texts,)"""
+    ids, _ = collate.pad(rows, tokenizer.pad_token_id)
+    position, seen = collate.pad(positions, 0)[0], packing.attended(parts)
+    return net(*collate.to_device(device, ids, packing.ends(parts), position, seen))
 
 
 def score(

@@ -32,21 +32,24 @@ def sample(
     pad: int,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    each: int = 1,
 ) -> list[list[int]]:
-    """One answer per prompt, drawn from softmax(logits / temperature), nothing filtered.
+    """``each`` answers to every prompt, side by side: draws from softmax(logits / temperature).
+
+    Nothing is filtered, and a prompt is read once for all its answers.
 
     ``prompts`` are token ids; answers end with ``stop`` or after ``max_answer_tokens``.
     ``temperature`` 0 takes the likeliest token. Prompts are padded on the left so that all
     rows predict from the last column; position ids come from the mask, so padding shifts
-    nothing. The host waits for the device once a token.
+    nothing. A prompt is read once for all its answers. The host waits for the device once a token.
     """
     device = next(model.parameters()).device
     ids, mask = collate.to_device(device, *collate.pad(prompts, pad, "left"))
     positions = collate.positions(mask)
     cache = DynamicCache(config=model.config)
-    answers: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))  # which prompt each row of the batch answers
-    going = [True] * len(prompts)
+    answers: list[list[int]] = [[] for _ in range(each * len(prompts))]
+    rows = list(range(len(answers)))  # which answer each row of the batch becomes
+    going = [True] * len(answers)
     for _ in range(max_answer_tokens):
         out = model(
             input_ids=ids,
@@ -56,7 +59,13 @@ def sample(
             use_cache=True,
             logits_to_keep=1,
         )
-        token = draw(out.logits[:, -1], temperature, generator)
+        logits = out.logits[:, -1]
+        if len(logits) < len(rows):  # the prompts have been read: from here each answer has a row
+            cache.batch_repeat_interleave(each)
+            logits, mask, positions = (
+                x.repeat_interleave(each, 0) for x in (logits, mask, positions)
+            )
+        token = draw(logits, temperature, generator)
         for row, t in zip(rows, token.tolist()):
             if going[row]:
                 answers[row].append(t)

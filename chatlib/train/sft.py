@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatlib.data import collate, sources, template
+from chatlib.data import collate, template
 from chatlib.data.schema import Dialogue
 from chatlib.maths.likelihood import negative_log_likelihood
 from chatlib.runs.recorder import Recorder
 from chatlib.settings.stages import SFTConfig, StageConfig, TinyModel
 from chatlib.train import engine, models, rollout
 from chatlib.train.models import AnswerLM
+from chatlib.train.records import load_data
 from chatlib.train.throughput import Meter, Size, forward_flops, training_flops
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
     """Train the policy on the answers; returns the manifest's summary."""
     device = engine.start(config, recorder)
     recorder.beat(0, "read the data")
-    data = sources.load(config)
+    data = load_data(config, recorder)
     model, tokenizer = start_model(config, data.train)
     limit = models.max_length(model, config.max_seq_len)
     examples, left_out = encode(tokenizer, data.train, limit, recorder)

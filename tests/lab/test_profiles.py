@@ -14,7 +14,7 @@ from chatlib.runs.store import run_of
 from chatlib.settings.device import gpus
 
 LARGE = [name for name, profile in profiles.PROFILES.items() if profile.gpus]
-STEPS = {"sft": 700, "reward": 120}  # under a profile of ones own: enough for the assertions
+STEPS = {"sft": 500, "reward": 80}  # under a profile of ones own: enough for the assertions
 
 
 @pytest.fixture(autouse=True)
@@ -242,6 +242,7 @@ def test_pages_run_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, m
         up_to_its_figures(pages.NOTEBOOKS / page.name, page)
     settings = {name: {"ranks": 1, "steps": steps} for name, steps in STEPS.items()}
     settings["sft"] |= {"split": (1, 0, 0), "sources": [{"name": str(data)}]}
+    settings["ppo"] = {"ranks": 1, "steps": 2, "batch_size": 8}  # page 4 looks ahead to chapter 5
     mine = {"model": str(model), "settings": settings}
     (tmp_path / "mine.json").write_text(json.dumps(mine))
     monkeypatch.setenv("CHATLIB_PROFILE", str(tmp_path / "mine.json"))

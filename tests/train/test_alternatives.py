@@ -46,9 +46,9 @@ def test_answers_to_one_prompt_stand_together(name, config, tmp_path, monkeypatc
     asked = []
     sample = rollout.sample
 
-    def look(model, prompts, *limits):
+    def look(model, prompts, *limits, **more):
         asked.append(prompts)
-        return sample(model, prompts, *limits)
+        return sample(model, prompts, *limits, **more)
 
     monkeypatch.setattr(rollout, "sample", look)
     run = tiny.train(config(**ALTERNATIVES[name]), tmp_path)

@@ -1,4 +1,5 @@
-"""The experiments of `make results NAME`: a module each, with `STAGES` and `results()`.
+"""The experiments of `make results NAME`: a module each, with `STAGES` and `results()`, and with
+`CORPORA` where that is not the shop alone.
 
 What takes several seeds is trained and evaluated here, part by part: a part that is finished, as a
 run or as a file below `_build/results/parts`, is not computed again. Figures land in
@@ -66,7 +67,8 @@ def make(name: str) -> Stored:
     experiment = importlib.import_module(f"chatlib.book.experiments.{name}")
     began = time.monotonic()
     figures = experiment.results()
-    return keep(name, figures, experiment.STAGES, time.monotonic() - began)
+    corpora = getattr(experiment, "CORPORA", ("shop",))
+    return keep(name, figures, experiment.STAGES, time.monotonic() - began, corpora=corpora)
 
 
 def confirm(name: str, base: str = "HEAD", at: Path = FOLDER) -> Stored:
