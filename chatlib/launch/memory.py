@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 from chatlib.maths import scaling
@@ -63,8 +64,15 @@ def trained(shapes: Shapes, lora: Lora | None) -> int:
     """Weights that get a gradient: all, or the two factors of each adapted layer."""
     if lora is None:
         return sum(map(math.prod, shapes.values()))
-    adapted = [s for name, s in shapes.items() if name.split(".")[-2] in lora.lora_module_name]
+    named = {name: s for name, s in shapes.items() if name.split(".")[-2] in lora.lora_module_name}
+    lowest = 1 + max(map(block, named), default=-1) - (lora.top_layers or len(named))
+    adapted = [s for name, s in named.items() if block(name) >= lowest]
     return lora_weights(adapted, lora.lora_dim)
+
+
+def block(name: str) -> int:
+    """The number of the block that a weight stands in: 3 of `model.layers.3.mlp.up_proj.weight`."""
+    return int(next((part for part in name.split(".") if part.isdigit()), 0))
 
 
 def states(config: StageConfig, device: str, role: Role, shapes: Shapes) -> Parts:
@@ -114,7 +122,7 @@ def memory(config: StageConfig, device: str) -> Parts | None:
         kept = state_bytes(size, 0, config.ranks, stage, dtype)["weights"]
         total["reference and reward model"] += kept
     models = {role: architecture(model) for role, model in started_from(config).items()}
-    known = {role: shape for role, shape in models.items() if shape}
+    known = {role: adapted(config, role, shape) for role, shape in models.items() if shape}
     if len(known) < len(models):
         return total
     return total | {"activations": activations(config, device, known)}
@@ -129,6 +137,12 @@ LLAMA = {  # fields of a `config.json`
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
 }
+
+
+def adapted(config: StageConfig, role: Role, shape: Shape) -> Shape:
+    """The model as far as its activations wait for the backward pass: from the lowest adapter."""
+    lora = config.of(role, "lora")
+    return replace(shape, layers=lora.top_layers) if lora and lora.top_layers else shape
 
 
 def architecture(model: TinyModel | str) -> Shape | None:

@@ -246,19 +246,20 @@ def communication_bytes(weights: int, ranks: int, stage: int, dtype: str) -> flo
 # ------------------------------------------------------------------- operations
 
 
-def training_passes(recompute: bool = False, lora: bool = False) -> int:
+def training_passes(recompute: bool = False, lora: bool = False, share: float = 1) -> float:
     """What a step's forward and backward pass cost, in forward passes: 3 (Kaplan et al. 2020).
 
     The backward pass has two products for each of the forward pass: one for the gradient of the
-    inputs, and one for that of the weights, which frozen weights under LoRA do not need.
-    Gradient checkpointing computes the forward pass a second time.
+    inputs, and one for that of the weights, which frozen weights under LoRA do not need. It ends
+    at the lowest layer that is trained: ``share`` of the layers. Gradient checkpointing computes
+    the forward pass a second time.
     """
-    return 3 + recompute - lora
+    return 1 + recompute + (2 - lora) * share
 
 
 def flops_per_token(
     weights: int, training: bool = True, recompute: bool = False, lora: bool = False
-) -> int:
+) -> float:
     """Floating-point operations for a token, attention left out (Kaplan et al. 2020, table 1).
 
     2 Psi forward (one product, one sum a weight); `training_passes` times that to train.

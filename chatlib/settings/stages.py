@@ -100,6 +100,12 @@ class Lora(Strict):
         description="endings of the names of the layers that get adapters; queries and values: "
         "Hu et al. 2022",
     )
+    top_layers: int | None = Field(
+        None,
+        ge=1,
+        description="blocks that get adapters, counted from the top: what lies below needs no "
+        "backward pass. None: all",
+    )
     lora_dropout: float = Field(
         0.0, ge=0, lt=1, description="probability that an adapter's input is dropped; PPO: none is"
     )

@@ -201,4 +201,4 @@ def flops(config: DPOConfig, size: Size, batch: list[Pair]) -> float:
     """FLOPs of an optimizer step on pairs, two rows each."""
     lengths = [len(p) + len(answer) - 1 for p, *both in batch for answer in both]
     answers = sum(len(a) + len(b) for _, a, b in batch)
-    return training_flops(forward_flops(size, lengths, answers), config)
+    return training_flops(forward_flops(size, lengths, answers), config, size)

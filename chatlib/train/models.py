@@ -457,12 +457,23 @@ def add_lora(model: PreTrainedModel, lora: Lora, task: str) -> str:
             lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides it: any number
             lora_dropout=lora.lora_dropout,
             target_modules=lora.lora_module_name,
+            layers_to_transform=upper_layers(model, lora),
             task_type=task,
         ),
     )
     trained, total = wrapped.get_nb_trainable_parameters()
     share = 100 * trained / total
     return f"LoRA: {len(matched)} layers, {trained} of {total} weights ({share:.2f} %)"
+
+
+def upper_layers(model: PreTrainedModel, lora: Lora) -> list[int] | None:
+    """Which blocks get adapters, by number; None for all. Raises `ValueError` for too many."""
+    if lora.top_layers is None:
+        return None
+    layers = model.config.get_text_config().num_hidden_layers
+    if lora.top_layers > layers:
+        raise ValueError(f"lora top_layers {lora.top_layers}: this model has {layers} layers")
+    return list(range(layers - lora.top_layers, layers))
 
 
 def merged_state(state: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:

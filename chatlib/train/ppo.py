@@ -33,7 +33,7 @@ from chatlib.data.template import Encoded
 from chatlib.maths import policy as maths
 from chatlib.maths.likelihood import negative_log_likelihood, whiten
 from chatlib.runs.recorder import Recorder
-from chatlib.settings.deepspeed import zero_stage
+from chatlib.settings.deepspeed import Role, zero_stage
 from chatlib.settings.stages import PPOConfig
 from chatlib.train import engine, models, packing, reward, rollout, sft
 from chatlib.train.models import AnswerLM, TextScorer, TokenScorer
@@ -694,7 +694,8 @@ def flops(config: PPOConfig, policy: Size, value: Size, r: Rollout) -> Tensor:
     score = once[0] + sum(learnt[role] for role in config.roles)  # the reference, and these
     if config.reward_model:
         score += forward_flops(value, [len(row) for row in rows], len(r.rows))
-    learn = sum(training_flops(learnt[role], config, role) for role in config.roles)
+    sizes: dict[Role, Size] = {"actor": policy, "critic": value}
+    learn = sum(training_flops(learnt[k], config, sizes[k], k) for k in config.roles)
     return torch.tensor([once[0], score, config.ppo_epochs * learn], dtype=torch.float64)
 
 

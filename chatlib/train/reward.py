@@ -159,7 +159,7 @@ def encode_apart(
 
 def flops(config: RewardConfig, size: Size, lengths: list[int]) -> float:
     """FLOPs of an optimizer step on pairs that stand side by side, in rows of these lengths."""
-    return training_flops(forward_flops(size, lengths, 2 * len(lengths)), config)
+    return training_flops(forward_flops(size, lengths, 2 * len(lengths)), config, size)
 
 
 def score_pairs(

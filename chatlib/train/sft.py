@@ -160,7 +160,7 @@ def flops(config: SFTConfig, size: Size, batch: list[template.Encoded]) -> float
     """FLOPs of an optimizer step on a batch; a dialogue's last token predicts nothing."""
     lengths, answer_tokens = [len(e.ids) - 1 for e in batch], sum(sum(e.mask) for e in batch)
     forward = forward_flops(size, lengths, answer_tokens)
-    return training_flops(forward, config)
+    return training_flops(forward, config, size)
 
 
 def tensors(batch: list[template.Encoded], pad_id: int) -> tuple[Tensor, Tensor]:

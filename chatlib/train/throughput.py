@@ -41,10 +41,11 @@ def forward_flops(size: Size, lengths: Sequence[int], predicted: int) -> float:
     return 2.0 * weights + 4.0 * size.layers * size.width * sum(s * s for s in lengths)
 
 
-def training_flops(forward: float, config: StageConfig, role: Role = "model") -> float:
+def training_flops(forward: float, config: StageConfig, size: Size, role: Role = "model") -> float:
     """FLOPs of a forward and backward pass of a model; see `chatlib.maths.scaling`."""
     recompute, lora = config.of(role, "gradient_checkpointing"), config.of(role, "lora")
-    return forward * training_passes(recompute, lora is not None)
+    share = (lora.top_layers or size.layers) / size.layers if lora else 1.0
+    return forward * training_passes(recompute, lora is not None, share)
 
 
 def rates(samples: float, tokens: float, flops: float, seconds: float, ranks: int) -> dict:

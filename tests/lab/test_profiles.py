@@ -14,7 +14,7 @@ from chatlib.runs.store import run_of
 from chatlib.settings.device import gpus
 
 LARGE = [name for name, profile in profiles.PROFILES.items() if profile.gpus]
-STEPS = {"sft": 500, "reward": 80}  # under a profile of ones own: enough for the assertions
+STEPS = {"sft": 500, "reward": 120}  # under a profile of ones own: enough for the assertions
 
 
 @pytest.fixture(autouse=True)

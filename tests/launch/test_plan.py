@@ -28,6 +28,8 @@ def test_the_tiny_models_weights_are_counted_as_transformers_counts_them():
     assert memory.trained(memory.tiny_shapes(tiny), None) == model.num_parameters()
     by_hand = 3 * 2 * (4 * (32 + 32))  # layers x (q, v) x rank (in + out)
     assert memory.trained(memory.tiny_shapes(tiny), Lora(lora_dim=4)) == by_hand
+    upper = Lora(lora_dim=4, top_layers=1)
+    assert memory.trained(memory.tiny_shapes(tiny), upper) == by_hand / tiny.layers
 
 
 def test_a_stored_models_weights_are_read_from_its_headers(home):

@@ -4,6 +4,7 @@ import pytest
 import tiny_stages as tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from chatlib.settings.stages import Lora, SFTConfig
 from chatlib.train import models, ppo
@@ -11,6 +12,9 @@ from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 
 ROWS, LENGTH, VOCABULARY = 3, 24, 300
 SIZE = Size(body=2 * (4 * 32 * 32 + 3 * 32 * 64), head=VOCABULARY * 32, layers=2, width=32)
+
+
+DEEP = {"num_hidden_layers": 8, "layer_types": None, "attn_implementation": "eager"}
 
 
 def counted(net, *inputs) -> tuple[float, float]:
@@ -48,7 +52,7 @@ def test_flops_of_a_language_model_are_those_that_pytorch_counts(llama, batch):
     forward, both = counted(models.AnswerLM(llama), *batch)
     ours = forward_flops(SIZE, [LENGTH - 1] * ROWS, 5 * ROWS)
     assert ours == pytest.approx(forward, rel=5e-3)  # PyTorch also sees the rotary angles
-    assert training_flops(ours, SFTConfig()) == pytest.approx(both, rel=5e-3)
+    assert training_flops(ours, SFTConfig(), SIZE) == pytest.approx(both, rel=5e-3)
 
 
 def test_checkpointing_computes_one_forward_pass_more(llama, batch):
@@ -57,7 +61,7 @@ def test_checkpointing_computes_one_forward_pass_more(llama, batch):
     _, both = counted(models.AnswerLM(llama), *batch)
     head = 3 * 2 * SIZE.head * 5 * ROWS  # not in a layer, so not computed again
     config = SFTConfig(gradient_checkpointing=True)
-    body = training_flops(forward_flops(SIZE, [LENGTH - 1] * ROWS, 0), config)
+    body = training_flops(forward_flops(SIZE, [LENGTH - 1] * ROWS, 0), config, SIZE)
     assert body + head == pytest.approx(both, rel=0.05)  # a layer's last product is left out
 
 
@@ -66,8 +70,28 @@ def test_lora_forms_no_gradients_of_frozen_weights(llama, batch):
     models.add_lora(llama, config.lora, "CAUSAL_LM")
     _, both = counted(models.AnswerLM(llama), *batch)
     attention = 4 * SIZE.layers * SIZE.width * ROWS * (LENGTH - 1) ** 2  # both of its inputs vary
-    ours = training_flops(forward_flops(SIZE, [LENGTH - 1] * ROWS, 5 * ROWS), config)
+    ours = training_flops(forward_flops(SIZE, [LENGTH - 1] * ROWS, 5 * ROWS), config, SIZE)
     assert ours + attention == pytest.approx(both, rel=0.1)  # the adapters, and no first layer
+
+
+def test_what_lies_below_the_lowest_adapter_has_no_backward_pass(batch):
+    counts, ours = [], []
+    for top in (None, 1):
+        deep = LlamaConfig(**(tiny.foreign_model("llama", VOCABULARY).config.to_dict() | DEEP))
+        llama = LlamaForCausalLM(deep).train()
+        config = SFTConfig(lora=Lora(lora_dim=1, top_layers=top))
+        models.add_lora(llama, config.lora, "CAUSAL_LM")
+        size = models.size_of(LlamaForCausalLM(deep))
+        counts.append(counted(models.AnswerLM(llama), *batch)[1])
+        ours.append(training_flops(forward_flops(size, [LENGTH - 1] * ROWS, 0), config, size))
+        adapted = {n for n, w in llama.named_parameters() if w.requires_grad}
+        assert len(adapted) == 2 * 2 * (top or 8) and all(".7." in n for n in adapted if top)
+    assert counts[1] / counts[0] == pytest.approx(ours[1] / ours[0], rel=0.1)
+
+
+def test_more_upper_layers_than_there_are_is_an_error(llama):
+    with pytest.raises(ValueError, match="top_layers 9: this model has 2 layers"):
+        models.add_lora(llama, Lora(top_layers=9), "CAUSAL_LM")
 
 
 def test_flops_of_a_scorer_by_hand():
