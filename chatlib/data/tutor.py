@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -185,7 +186,7 @@ def _story(rng: Random, start: Problem, held_out: bool) -> Problem:
     while True:
         c = rng.randint(2, 9) * rng.choice((1, -1))
         fact = Problem("add", product + min(c, 0), abs(c)).fact
-        listed = crosses_ten(*fact) and 2 <= fact[0] and fact[1] < 20
+        listed = crosses_ten(*fact) and fact[0] >= 2 and fact[1] < 20
         if listed and is_held_out(fact) != held_out:
             continue
         if product + c > 1 and product + c not in (start.a, start.b, abs(c)):
@@ -382,15 +383,15 @@ def answer(rng: Random, s: Scenario) -> tuple[str, dict]:
 
 # ----------------------------------------------------------------------- reading
 _SIDE = r"[0-9]+(?: [-+*] [0-9]+)*"
-_EXPRESSION = re.compile(r"(?<![-+*] )[0-9]+(?: [-+*] [0-9]+)+")
+_EXPRESSION = re.compile(r"[0-9]+(?: [-+*] [0-9]+)+")
 _EQUATION = re.compile(rf"{_SIDE}(?: (?:=|is|makes|gives|equals) {_SIDE})+")
 _WORD = re.compile(r"[0-9]{1,9}|[^\W\d_]+(?:['’][^\W\d_]+)*|[-+*=]")
 _SPOKEN = {"plus": "+", "minus": "-", "times": "*", "x": "*"}  # between two numbers
 _NO = re.compile(r"\b(?:no|not (?:\w+ )?(?:right|correct|yet)|wrong|incorrect|almost|isn't)\b")
 _YES = re.compile(r"\b(?:yes|right|correct)\b(?! (?:answer|result|number))")
 _ENCOURAGING = re.compile(
-    r"\b(?:you can|keep going|keep on|(?:good|great|nice|fine) (?:work|job|luck)|well done|"
-    r"getting better|almost there|go on)\b",
+    r"\b(?:you can do (?:it|this|that)|keep going|keep on|well done|getting better|go on|"
+    r"(?:good|great|nice|fine) (?:work|job|luck)|almost there)\b",
     re.I,
 )
 _RUDENESS = re.compile(
@@ -467,15 +468,15 @@ def uses(meta: dict, trick: str, text: str) -> bool:
 def _names_step(meta: dict, text: str) -> bool:
     """Whether a text says the mastered trick's first step; of jumps, from where and how far."""
     problem, trick = _problem(meta), meta["trick"]
-    complete = trick != JUMPING or {problem.a, problem.b} <= set(numbers(text))
+    jump = Counter([problem.a, problem.b])  # both, and twice if they are the same
+    complete = trick != JUMPING or jump <= Counter(numbers(text))
     return complete and uses(meta, trick, text)
 
 
 def tells(text: str, number: int) -> bool:
-    """Whether a text states a number, in digits or in words."""
-    return (
-        number in numbers(text) or re.search(rf"\b{in_words(number)}\b", _normal(text)) is not None
-    )
+    """Whether a text states a number, in digits or in words ("twenty three", "twenty-three")."""
+    spoken = in_words(number).replace(" ", " (?:- )?")
+    return number in numbers(text) or re.search(rf"\b{spoken}\b", _normal(text)) is not None
 
 
 def leaks(meta: dict, text: str) -> bool:
@@ -516,15 +517,21 @@ def _expected(problem: Problem, trick: str) -> frozenset[int]:
 
 
 def faults(meta: dict, text: str) -> int:
-    """How many false equations and numbers that belong to no step a text contains.
+    """How many false things a text says: equations, numbers that belong to no step, a verdict.
 
-    The pupil's own result may be quoted, and so may the equation in which it stood.
+    A false equation counts once, whatever its numbers. The pupil's own result may be quoted, and
+    so may the equation in which it stood.
     """
     problem, claim = _problem(meta), meta["claim"]
     quoted = {f"{problem.text} {equals} {claim}" for equals in ("=", "is", "makes")}
-    expected = _expected(problem, meta["trick"]) | _expected(problem, meta["avoid"]) | {claim}
-    false = [e for e in false_equations(text) if e not in quoted]
-    return len(false) + sum(n not in expected for n in numbers(text))
+    expected = _expected(problem, meta["trick"]) | {claim}
+    if uses(meta, meta["avoid"], text):
+        expected |= _expected(problem, meta["avoid"])
+    false, rest = [e for e in false_equations(text) if e not in quoted], _normal(text)
+    for equation in false:
+        rest = rest.replace(equation, " ", 1)
+    misjudged = claim is not None and verdict(text) is (claim != problem.result)
+    return len(false) + sum(n not in expected for n in numbers(rest)) + misjudged
 
 
 def _delivered(meta: dict, text: str) -> list[bool]:
@@ -533,8 +540,8 @@ def _delivered(meta: dict, text: str) -> list[bool]:
     result, told = problem.result, meta["rule"] == SOLVED
     if claim is None:
         return [_names_step(meta, text)] + [tells(text, result)] * told
-    if claim == result:
-        return [verdict(text) is True]
+    if claim == result:  # "yes, it is 7" confirms another number than the pupil's
+        return [verdict(text) is True and (not numbers(text) or tells(text, result))]
     named = {p for p in PLACES if re.search(rf"\b{p}\b", text, re.I)}
     where = named == {place_of(claim, result)}
     return [verdict(text) is False, where] + [tells(text, result)] * told
@@ -642,21 +649,21 @@ class Score:
 def judge(meta: dict, text: str) -> Score:
     """The gold reward of an answer, at most 4.
 
-    ``meta`` is `Scenario.meta`. Parts: correctness +2 (share delivered), each fault -1 (at most
-    two), leak -2, record +.5 for something delivered within it and -1 for a trick not yet
-    mastered, the pupil's name +.5, encouragement that fits the level +.5, rudeness -1.5,
-    concision +.5 less .1 a word beyond `LONG` (at least -2), repetition -1, an unfinished
-    ending -1. The gate: an answer less fluent than `FLUENT_ENOUGH` keeps no credit and loses 1
-    more. Raises `ValueError` for a record of another corpus.
+    ``meta`` is `Scenario.meta`. Parts: correctness +2 (share delivered; 0 with a leak), each fault
+    -1 (at most two), leak -2, record +.5 for something delivered within it and -1 for a trick
+    not yet mastered, the pupil's name +.5, encouragement that fits the level +.5, rudeness -1.5,
+    concision +.5 less .1 a word beyond `LONG` (at least -2), repetition -1, an unfinished ending
+    -1. The gate: an answer less fluent than `FLUENT_ENOUGH` keeps no credit and loses 1 more.
+    Raises `ValueError` for a record of another corpus.
     """
     text = unicodedata.normalize("NFC", text.strip())
     delivered, leaked = _delivered(meta, text), leaks(meta, text)
     strays = uses(meta, meta["avoid"], text)
     parts = {
-        "correctness": 2.0 * sum(delivered) / len(delivered),
+        "correctness": 2.0 * (not leaked) * sum(delivered) / len(delivered),
         "faults": -1.0 * min(faults(meta, text), 2),
         "leak": -2.0 * leaked,
-        "record": -1.0 * strays or 0.5 * (any(delivered) and not leaked),
+        "record": -1.0 if strays else 0.5 * (any(delivered) and not leaked),
         **_manners(meta, text),
         "repetition": -1.0 * repeats(text),
         "unfinished": -1.0 * (not text.endswith((".", "!", "?"))),
