@@ -5,13 +5,13 @@ Kept apart from `appointments.py` so that the rules there can be read without th
 
 from __future__ import annotations
 
-NAMES = """
+APPOINTMENTS = """
 ballet bowling breakfast brunch chess choir dancing dentist dinner doctor exam football garage
 golf gym haircut hairdresser hockey interview judo lecture library lunch massage museum opera
 optician picnic pilates plumber rehearsal rowing sailing seminar swimming tennis theatre therapy
 violin wedding workshop yoga
 """.split()
-HELD_OUT_NAMES = (
+HELD_OUT_APPOINTMENTS = (
     "archery ceramics cinema concert cricket fencing physio surgery tutoring vet".split()
 )
 
@@ -123,8 +123,8 @@ ANSWERS = {
         "you have {name} on {day} at {hour}.",
     ),
     "counted": (
-        "that is {minutes} minutes.",
-        "it takes {minutes} minutes.",
+        "that is {total} minutes.",
+        "it takes {total} minutes.",
     ),
     "out_of_scope": (
         "I can only help with the calendar.",
@@ -156,8 +156,10 @@ RAMBLES = (
 # ---------------------------------------------------------------- word classes
 # What the shop's dictionary lacks, or knows in another use.
 CLASSES = {
-    **dict.fromkeys([*NAMES, *HELD_OUT_NAMES], "NOUN"),
-    **dict.fromkeys("appointment appointments calendar minutes hour plan lot".split(), "NOUN"),
+    **dict.fromkeys([*APPOINTMENTS, *HELD_OUT_APPOINTMENTS], "NOUN"),
+    **dict.fromkeys(
+        "appointment appointments calendar minutes hour plan lot place".split(), "NOUN"
+    ),
     **dict.fromkeys(
         "added moved removed cancelled taken planned saves forget put go".split(), "VERB"
     ),
