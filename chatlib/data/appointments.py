@@ -40,6 +40,7 @@ from chatlib.data.appointments_text import (
 from chatlib.data.schema import Dialogue, Preference
 from chatlib.data.shop import Score
 from chatlib.data.shop_text import CITIES, DAYS
+from chatlib.data.shop_text import FLUENT as SHOP_FLUENT
 from chatlib.data.tools import Call, Entry
 
 CORPUS = "calendar"
@@ -451,9 +452,12 @@ _CHECKABLE = {w.lower(): w for w in (*DAYS, *APPOINTMENTS, *HELD_OUT_APPOINTMENT
 
 
 def _tells(told: list[str], required: str) -> bool:
-    """Whether the words of a piece stand next to each other, in any order."""
-    words = sorted(required.split())
-    return any(sorted(told[i : i + len(words)]) == words for i in range(len(told)))
+    """Whether a piece is told: a word anywhere, a name and its hour as a pair in either order."""
+    words = required.split()
+    if len(words) == 1:
+        return words[0] in told
+    rest = [word for word in told if word not in DAYS]
+    return any(sorted(pair) == sorted(words) for pair in zip(rest[::2], rest[1::2]))
 
 
 def _without_past(meta: dict, text: str) -> str:
@@ -468,7 +472,7 @@ def _without_past(meta: dict, text: str) -> str:
 class _Content:
     """What an answer says, without its manners: all of it can be checked against the plan."""
 
-    share: float  # of the facts and the act that the outcome asks for
+    share: float  # of the facts and the act that the outcome asks for; 0 when contradicted
     wrong: int  # facts told that do not belong to the answer, and a contradiction
     refuses: bool  # what could have been done
 
@@ -479,9 +483,10 @@ def _content(meta: dict, text: str) -> _Content:
     if outcome in ACTS:
         checks.append(ACTS[outcome].search(text) is not None)
     stray = {word for word in told if word not in meta["allowed"]}
-    against = outcome in CONTRADICTIONS and CONTRADICTIONS[outcome].search(text) is not None
+    denied = outcome in CONTRADICTIONS and CONTRADICTIONS[outcome].search(text) is not None
+    share = 0.0 if denied else sum(checks) / len(checks)
     refuses = outcome != "out_of_scope" and shop.REFUSAL.search(text) is not None
-    return _Content(sum(checks) / len(checks), len(stray) + against, refuses)
+    return _Content(share, len(stray) + denied, refuses)
 
 
 def _due(meta: dict) -> str | None:
@@ -501,12 +506,13 @@ def judge(meta: dict, text: str) -> Score:
     """The gold reward of the next turn after a prompt, at most 4.
 
     ``meta`` is `Scenario.meta`. While a call is due: the right call 4; another call 1, less .5 if
-    the tool cannot read it and 2 if it changes the calendar; no call -1, for a refusal -.5.
-    When it is time to answer: facts +2.5 (share told), each wrong fact or contradiction -1 (at
-    most two), wrong refusal -1, courtesy +.5, exactly one closing +.5, concision +.5 less .08 a
-    word beyond 22 (at least -2; 0 for two words or fewer), repetition -1, unfinished -1, and a
-    call as above less 1.5. Rudeness is -1.5 at any time. An answer that stutters or is less
-    fluent than `FLUENT_ENOUGH` keeps no credit and loses 1 more.
+    the tool cannot read it and 2 if it changes the calendar (1 if its turn is yet to come); no
+    call -1, for a refusal -.5.
+    When it is time to answer: facts +2.5 (share told; 0 when contradicted), each wrong fact or
+    contradiction -1 (at most two), wrong refusal -1, courtesy +.5, exactly one closing +.5,
+    concision +.5 less .08 a word beyond 22 (at least -2; 0 for two words or fewer), repetition
+    -1, unfinished -1, and a call as above less 1.5. Rudeness is -1.5 at any time. An answer that
+    stutters or is less fluent than `FLUENT_ENOUGH` keeps no credit and loses 1 more.
     """
     text = unicodedata.normalize("NFC", text.strip())
     due = _due(meta)
@@ -524,11 +530,12 @@ def judge(meta: dict, text: str) -> Score:
 def _call_parts(meta: dict, call: Call, due: str | None) -> dict[str, float]:
     before = tools.calendar(meta["entries"])
     right, changes = same_call(str(call), due), tools.run(call, before)[1] != before
+    planned = str(call) in meta["plan"][meta["done"] :]
     return {
         "call": 1.0 if due is not None else -0.5,
         "request": 3.0 * right,
         "malformed": -0.5 * (tools.problem(call) is not None),
-        "harm": -2.0 * (changes and not right),
+        "harm": 0.0 if right or not changes else -1.0 if planned else -2.0,
         "rudeness": _rudeness(call.request),
     }
 
@@ -594,12 +601,12 @@ def fluency(text: str) -> float:
 
 @cache
 def _trigrams() -> frozenset[tuple[str, str, str]]:
-    """The word-class trigrams of all that the templates can say, and of `FLUENT`."""
+    """The word-class trigrams of all that the templates say, and of what people write."""
     facts = dict.fromkeys(("name", "by"), "yoga") | {"day": "Friday", "hour": "10", "total": "75"}
     entries = ("yoga at 10", "yoga at 10 and lunch at 14")
     core = [t.format(**facts, entries=e) for ts in ANSWERS.values() for t in ts for e in entries]
     rest = [*OPENINGS, *APOLOGIES, *REFUSALS, *CLOSINGS, *RUDE, *RAMBLES]
-    texts = [*core, *rest, *FLUENT.strip().splitlines()]
+    texts = [*core, *rest, *FLUENT.strip().splitlines(), *SHOP_FLUENT.strip().splitlines()]
     return frozenset(g for t in texts for s in shop.sentences(t) for g in _class_trigrams(s))
 
 

@@ -187,4 +187,17 @@ Together they take 75 minutes.
 I could not find that in your calendar.
 Is there anything else that I can do for you?
 Would you like another hour?
+You have lunch tomorrow at 12.
+Tomorrow you have lunch at 12, and nothing else.
+There is swimming at 10, and then chess at 14.
+On Monday there is chess at 8 and dinner at 20.
+Sorry, that hour is busy.
+Sorry, this is already taken by your dinner.
+Unfortunately you are not free at 10 on Sunday.
+Chess is 30 minutes and dinner is 60 minutes, so that is 90 minutes.
+In 3 weeks that makes 90 minutes of chess.
+Your chess on Monday is now cancelled.
+It is at 10 on Monday.
+All done, chess is now at 10.
+I have put chess on Monday at 10 for you.
 """
