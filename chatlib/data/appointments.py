@@ -417,7 +417,9 @@ CLOSING = re.compile(r"\b(?:anything else|nice day|welcome|let me know)\b", re.I
 _OCCUPIED = r"\b(?:taken|not free|busy|already)\b"
 # What an answer of an outcome does besides telling facts, and what contradicts the outcome.
 ACTS = {
-    "removed": re.compile(r"\b(?:removed|cancell?ed|deleted|no longer|taken out|gone)\b", re.I),
+    "removed": re.compile(
+        r"\b(?:removed|cancelled|canceled|deleted|no longer|taken out|gone)\b", re.I
+    ),
     "taken": re.compile(_OCCUPIED, re.I),
     "nothing": re.compile(r"\b(?:nothing|free|no appointments?|empty)\b", re.I),
     "free": re.compile(r"\b(?:free|yes|nothing|have time)\b", re.I),

@@ -6,7 +6,7 @@ Kept apart from `appointments.py` so that the rules there can be read without th
 from __future__ import annotations
 
 APPOINTMENTS = """
-ballet bowling breakfast brunch chess choir dancing dentist dinner doctor exam football garage
+ballet bowling breakfast karate chess choir dancing dentist dinner doctor exam football garage
 golf gym haircut hairdresser hockey interview judo lecture library lunch massage museum opera
 optician picnic pilates plumber rehearsal rowing sailing seminar swimming tennis theatre therapy
 violin wedding workshop yoga
