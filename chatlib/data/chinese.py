@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from random import Random
 
@@ -46,7 +46,7 @@ NAME = "shop-zh"
 # Characters of a translated answer for one English word, numbers counted as one character: the
 # mean over 20 000 answers of `translated`. What the English rubric says in words is this often
 # as much in characters.
-CHARACTERS_PER_WORD = 1.77
+CHARACTERS_PER_WORD = 1.47
 LONG = round(26 * CHARACTERS_PER_WORD)  # characters from which an answer is too long
 SHORT = round(2 * CHARACTERS_PER_WORD)  # characters up to which it is no answer
 EXCESS = 0.06 / CHARACTERS_PER_WORD  # lost for a character beyond `LONG`
@@ -159,7 +159,7 @@ def _broken_off(marked: str, s: Scenario) -> str:
         match = pattern.fullmatch(marked)
         if match:
             said = match.groupdict()
-            pieces = re.findall(r"\[[^]]*\]|[^[]", chinese)
+            pieces = re.findall(r"\[[^]]*\]|\{\w+\}|.", chinese)
             unsaid = [i for i, p in enumerate(pieces) if any(k not in said for k in _slots(p))]
             kept = min([int(share * len(pieces)), *unsaid])
             return _fill("".join(pieces[: max(kept, 1)]), {**s.english_slots(), **said}).rstrip()
@@ -242,7 +242,9 @@ def _pairs(rng: Random, stream: Iterator[Scenario]) -> Iterator[tuple[str, str]]
 REFUSAL = re.compile(
     r"(?<!能)不能|无法|无权|不可以|不便(?!宜)|不方便|只能|帮不了|回答不了|没法|没办法|不允许"
 )
-UNKNOWN = re.compile(r"未确定|未定|待定|未知|没有?(?:具体的?)?(?:送达)?日期|不确定|不能确定|不清楚|不知道")
+UNKNOWN = re.compile(
+    r"未确定|未定|待定|未知|没有?(?:具体的?)?(?:送达)?日期|不确定|不能确定|不清楚|不知道"
+)
 # Any talk of helping is an offer, as in English, even "I cannot help you".
 OFFER = re.compile(r"帮|效劳|为您(?:做|服务)|还有(?:什么|其他|别的)")
 SORRY = re.compile(r"抱歉|对不起|不好意思|歉意|道歉|遗憾")
@@ -251,7 +253,7 @@ RUDENESS = re.compile(
     r"[笨蠢傻]|白痴|废话|胡说|不?关我(?:什么)?事|闭嘴|烦死|没人在乎|爱买不买"
 )
 CLOSING = re.compile(
-    r"还有(?:什么|其他|别的)|(?:其他|别的|什么)(?:需要|问题)|祝您|随时欢迎|欢迎(?:您)?(?:随时|再|下次)"
+    r"还有(?:什么|其他|别的)|(?:其他|别的)(?:需要|问题)|祝您.*(?:愉快|快乐|顺利)|随时欢迎|欢迎(?:您)?(?:随时|再|下次)"
 )
 ACTS = {
     "complaint": SORRY,
@@ -266,12 +268,13 @@ _PEOPLE = SURNAMES + HELD_OUT_SURNAMES
 _PERSON = re.compile(rf"([{_PEOPLE}])[{''.join(GIVEN.values())}]?({'|'.join(TITLES)})")
 _DAY = re.compile(r"(?:星期|礼拜|周)([一二三四五六日天])")
 _FULL_WIDTH = {code + 0xFEE0: code for code in map(ord, "0123456789")}
-_MARKS = {**_FULL_WIDTH, **str.maketrans({"!": "！", "?": "？", ",": "，"})}
+_MARKS = {**_FULL_WIDTH, **dict(zip(map(ord, "!?,"), map(ord, "！？，")))}  # as Chinese writes
 _COLOURS = {value[0]: value for value in ADJECTIVES.values()}
 _LOOSE_PRODUCT = re.compile(rf"([{''.join(_COLOURS)}])[色号制]?的?({'|'.join(NOUNS.values())})")
 _PRODUCT = re.compile(rf"(?:{'|'.join(ADJECTIVES.values())})?(?:{'|'.join(NOUNS.values())})")
 
 
+@lru_cache(maxsize=256)
 def normal(text: str) -> str:
     """One spelling of what Chinese writes in several ways, so that facts compare as text.
 
@@ -282,7 +285,7 @@ def normal(text: str) -> str:
     text = re.sub(r"(\d)[:：]00", r"\1点", text).replace("已经", "已")
     text = _DAY.sub(lambda m: f"星期{'日' if m[1] == '天' else m[1]}", text)
     text = _LOOSE_PRODUCT.sub(lambda m: _COLOURS[m[1]] + m[2], text)
-    return re.sub(r"(?a:(?<!\w)\s+|\s+(?!\w))", "", text)
+    return re.sub(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])", "", text)
 
 
 def mentions(text: str) -> dict[str, list[str]]:
@@ -316,11 +319,13 @@ def sentences(text: str) -> list[str]:
     return [s.strip() for s in re.findall(r"[^。！？]+[。！？]*", text) if s.strip()]
 
 
+_RUN = re.compile(r"\d+|[A-Za-z]+")
 _LONGEST = max(map(len, CLASSES))
 _PARTS_OF_WORDS = frozenset("".join(CLASSES))  # characters that the shop uses
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=1024)
+def words(text: str) -> tuple[str, ...]:
     """Words, numbers and marks of a text: at each place the longest that the shop knows.
 
     A person's surname and title are one word; a character that begins no known word is one too.
@@ -328,13 +333,13 @@ def words(text: str) -> list[str]:
     out: list[str] = []
     at = 0
     while at < len(text):
-        whole = _PERSON.match(text, at) or re.compile(r"\d+|[A-Za-z]+").match(text, at)
+        whole = _PERSON.match(text, at) or _RUN.match(text, at)
         ends = range(min(at + _LONGEST, len(text)), at + 1, -1)
         end = whole.end() if whole else next((e for e in ends if text[at:e] in CLASSES), at + 1)
         if not text[at:end].isspace():
             out.append(text[at:end])
         at = end
-    return out
+    return tuple(out)
 
 
 @cache
@@ -368,8 +373,8 @@ def _trigrams() -> frozenset[tuple[str, str, str]]:
     values = {"name": "王女士", "product": "红色水壶", "status": "已发货", "day": "星期一"}
     slots = {slot: values.get(slot, "9") for said in SAID for slot in _slots(said)}
     said = [plain(template.format(**slots)) for template in SAID.values()]
-    hails = [text for text in said if text.endswith("，")]
-    texts = [hail + text for hail in ("", *hails) for text in said if text not in hails]
+    hails = [text for text in said if text.endswith("，")] + ["您好，王女士，", "王女士，您好，"]
+    texts = [hail + text for hail in ("", *hails) for text in said if text[-1] != "，"]
     texts += FLUENT.strip().splitlines()
     return frozenset(g for t in texts for s in sentences(normal(t)) for g in _class_trigrams(s))
 
@@ -390,7 +395,8 @@ def stutters(text: str) -> bool:
     """
     runs = [_spoken(s) for s in sentences(normal(text))]
     return any(
-        r[i : i + n] == r[i + n : i + 2 * n] and (n > 1 or len(r[i]) > 1 or r[i] in r[i + 2 : i + 3])
+        r[i : i + n] == r[i + n : i + 2 * n]
+        and (n > 1 or len(r[i]) > 1 or r[i] in r[i + 2 : i + 3])
         for r in runs
         for n in (1, 2, 3)
         for i in range(len(r) - 2 * n + 1)
