@@ -37,15 +37,14 @@ from chatlib.data.chinese_text import (
     TITLES,
 )
 from chatlib.data.schema import Dialogue, Preference
-from chatlib.data.shop import FLUENT_ENOUGH, REFUSE, REQUIRED, TEMPERATURE, Score, plain, spans
-
-__all__ = ["TEMPERATURE"]
+from chatlib.data.shop import FLUENT_ENOUGH, REFUSE, REQUIRED, Score, plain, spans
 
 NAME = "shop-zh"
+TEMPERATURE = shop.TEMPERATURE  # of the annotators, who are as noisy as the English ones
 
-# Characters of a translated answer for one English word, numbers counted as one character: the
-# mean over 20 000 answers of `translated`. What the English rubric says in words is this often
-# as much in characters.
+# Characters of all translated answers for one word of the English ones, a number counted as one
+# character, over 20 000 answers. The English rubric's words times this are the Chinese one's
+# characters.
 CHARACTERS_PER_WORD = 1.47
 LONG = round(26 * CHARACTERS_PER_WORD)  # characters from which an answer is too long
 SHORT = round(2 * CHARACTERS_PER_WORD)  # characters up to which it is no answer
