@@ -82,7 +82,8 @@ def stored(name: str, at: Path = FOLDER) -> Stored:
         raise ValueError(
             f"no stored figures {name!r} (there are: {there}); run `make results {name}`"
         )
-    return Stored(**results.read(path))
+    found = results.read(path)
+    return Stored(**found | {"corpora": tuple(found.get("corpora", ["shop"]))})
 
 
 def everything(at: Path = FOLDER) -> list[Stored]:

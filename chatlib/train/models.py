@@ -258,6 +258,15 @@ def takes_positions(model: PreTrainedModel) -> bool:
     return "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 
+def require_positions(model: PreTrainedModel) -> None:
+    """Raise `ValueError` for a model that cannot read several answers in one row (`packing`)."""
+    if not takes_positions(model):
+        raise ValueError(
+            f"share_prompts: {type(model).__name__} counts its positions itself, so answers cannot "
+            "stand side by side; leave share_prompts out"
+        )
+
+
 def exact_head(model: PreTrainedModel) -> None:
     """Let the output layer's product leave 16 bits: logits (.., vocabulary) in fp32.
 
@@ -295,7 +304,6 @@ class AnswerLM(nn.Module):
     def __init__(self, model: PreTrainedModel, together: int | None = None) -> None:
         super().__init__()
         self.model, self.together = model, together
-        self.takes_positions = takes_positions(model)
         exact_head(model)
 
     def forward(

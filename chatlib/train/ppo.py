@@ -237,12 +237,12 @@ def pay(
     judged_by: Sequence[Judge],
 ) -> None:
     """Let the judge or a checker pay instead of the reward model, or nobody, as ``reward`` says."""
-    if config.reward == "model":
+    if config.reward == "none":
+        r.paid = torch.zeros_like(r.score)
+    if config.reward in ("model", "none"):
         return
     texts = template.decode(tokenizer, r.answers)
-    if config.reward == "none":
-        paid = [0.0] * len(texts)
-    elif config.reward == "gold":
+    if config.reward == "gold":
         paid = [verdict.total for verdict in judges.verdicts(judged_by, records, texts)]
     else:
         paid = checkers.paid(config.reward, records, texts)
@@ -515,11 +515,10 @@ def load_models(
     dtype, tokenizer = engine.dtype_of(config, device), models.load_tokenizer(config.model)
     scorer, reward_tokenizer = load_reward_model(config, tokenizer, dtype)
     actor = models.load_policy(config.model, tokenizer)
-    reference = (
-        models.twin(actor)
-        if config.starts_as_reference
-        else load_reference(config, tokenizer, dtype)
-    )
+    if config.share_prompts:
+        models.require_positions(actor)
+    own = config.starts_as_reference
+    reference = models.twin(actor) if own else load_reference(config, tokenizer, dtype)
     critic = None
     if "critic" in config.roles:
         critic = load_critic(config, tokenizer, reward_tokenizer is not None)

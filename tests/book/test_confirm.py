@@ -14,9 +14,9 @@ FIGURES = {"arms": [{"gold": 1.25, "seconds": 9.0}, {"gold": 2.5, "seconds": 8.0
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """Figures of an experiment, measured by code that has changed since; what code gives here."""
-    monkeypatch.setattr(stored_results, "fingerprint", lambda stage: "old")
+    monkeypatch.setattr(stored_results, "fingerprint", lambda stage, corpora: "old")
     stored_results.keep("probing", FIGURES, ("sft",), 60, tmp_path)
-    monkeypatch.setattr(stored_results, "fingerprint", lambda stage: "new")
+    monkeypatch.setattr(stored_results, "fingerprint", lambda stage, corpora: "new")
     found = {"gold": 2.4, "seconds": 7.0}  # on another machine than the stored ones
     module = SimpleNamespace(witnesses=lambda: {("arms", 1): lambda: found})
     monkeypatch.setitem(sys.modules, "chatlib.book.experiments.probing", module)

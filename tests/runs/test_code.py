@@ -56,15 +56,15 @@ def copied(tmp_path, monkeypatch):
 
 
 def test_the_changed_file_is_named(copied):
-    before = code.code_of("ppo")
+    before = code.code_of("ppo", ())
     (copied / "maths" / "policy.py").write_text("x = 22\n")
-    assert code.changed_files(before, code.code_of("ppo")) == ["maths/policy.py"]
+    assert code.changed_files(before, code.code_of("ppo", ())) == ["maths/policy.py"]
 
 
 def test_code_that_is_no_python_is_another_run(copied):
-    before = code.code_of("ppo")
+    before = code.code_of("ppo", ())
     (copied / "maths" / "policy.py").write_text("x = (\n")
-    assert code.changed_files(before, code.code_of("ppo")) == ["maths/policy.py"]
+    assert code.changed_files(before, code.code_of("ppo", ())) == ["maths/policy.py"]
 
 
 def test_a_file_is_read_once_for_all_names(home, monkeypatch):

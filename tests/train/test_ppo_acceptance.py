@@ -34,8 +34,8 @@ def drawn_by(config, prompts, directory, rank, monkeypatch):
     """(prompts, draws) of the first iteration of `ppo.train` as rank `rank` of two."""
     sample = rollout.sample
 
-    def instead(model, asked, *limits):
-        raise Drawn(asked, sample(model, prompts, *limits))
+    def instead(model, asked, *limits, **more):
+        raise Drawn(asked, sample(model, prompts, *limits, **more))
 
     (directory / "log").mkdir(parents=True)
     with monkeypatch.context() as patch, pytest.raises(Drawn) as caught:
