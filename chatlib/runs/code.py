@@ -22,6 +22,7 @@ from chatlib.runs import mutations
 from chatlib.settings.corpora import CORPORA
 
 ROOMS = ("maths", "settings", "data", "train")
+NAMES_ONLY = "chatlib.settings.corpora"  # a list of corpora; a further one renames no run
 PACKAGE = Path(chatlib.__file__).parent
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LENGTH = 16  # hexadecimal digits of a file's hash: enough to tell two versions apart
@@ -117,7 +118,8 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 def _file(module: str) -> Path | None:
     """The file of one of our modules that compute; None for any other name."""
     parts = module.split(".")
-    if parts[0] != "chatlib" or len(parts) < 3 or parts[1] not in ROOMS:
+    listed = module.startswith(NAMES_ONLY)
+    if parts[0] != "chatlib" or len(parts) < 3 or parts[1] not in ROOMS or listed:
         return None
     path = PACKAGE.joinpath(*parts[1:]).with_suffix(".py")
     return path if path.is_file() else None

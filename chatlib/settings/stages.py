@@ -9,6 +9,7 @@ names are refused.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -41,10 +42,12 @@ def choices(annotation: object) -> list:
 
 
 class Source(Strict):
-    """Where records come from: `shop`, a file, or `hub:NAME[@REVISION][#SPLIT]`."""
+    """Where records come from: a corpus of the book's own, a file, or a data set of the hub."""
 
     name: str = Field(
-        "shop", description="`shop`, a .json/.jsonl(.gz) path, or `hub:NAME[@REVISION][#SPLIT]`"
+        "shop",
+        description="a corpus of the book's own (`shop`; `chatlib.settings.corpora` has them all), "
+        "a .json/.jsonl(.gz) path, or `hub:NAME[@REVISION][#SPLIT]`",
     )
     format: str | None = Field(
         None, description="messages, preference, alpaca, sharegpt or hh; detected when not given"
@@ -341,7 +344,6 @@ class PPOConfig(StageConfig):
     )
     reward: str = Field(
         "model",
-        pattern=r"^(model|gold|none|[\w.]+:\w+)$",
         description="what pays an answer: `model`, the reward model; `gold`, the judge that knows "
         "the corpus; `none`, nothing but the KL (distillation); MODULE:FUNCTION, a checker of a "
         "record's meta and an answer (Lambert et al. 2024)",
@@ -515,6 +517,15 @@ class PPOConfig(StageConfig):
                 "an answer is compared with the prompt's others; set answers_per_prompt to 2 or up"
             )
         return self
+
+    @field_validator("reward")
+    @classmethod
+    def _somebody_is_named(cls, value: str) -> str:
+        if value not in ("model", "gold", "none") and not re.fullmatch(r"[\w.]+:\w+", value):
+            raise ValueError(
+                f"reward {value!r}: use model, gold, none, or a checker as MODULE:FUNCTION"
+            )
+        return value
 
     @model_validator(mode="after")
     def _something_pays(self) -> PPOConfig:

@@ -1,0 +1,192 @@
+"""Two more assistants by the same launches (chapter 16): a tutor, and one that has tools.
+
+The tutor's answers can be checked, so a checker pays in place of a reward model; beside it the
+whole judge pays, as a control, and the SFT model's own best of several draws is what sampling alone
+would give. The assistant with tools is tuned on demonstrations and then let loose on its calendar.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from chatlib.book.experiments import Witnesses, bracketed, loaded, part
+from chatlib.data.appointments import TASKS
+from chatlib.evaluate import uses
+from chatlib.lab import Run, launch, recipe
+from chatlib.settings.stages import PPOConfig, SFTConfig
+
+STAGES = ("sft", "ppo")
+CORPORA = ("tutor", "calendar")
+SEEDS = (0, 1, 2)
+CHECKER = "chatlib.data.tutor:check"
+CASES = 400  # prompts that nobody trained on, and as many with operands or names held out
+DRAWS = 4  # answers to each of them
+AGAIN = (100, 16)  # prompts, and answers to each, for what sampling alone would find
+SHIFT = 7  # by which a broken calculator is off
+# who pays, and what differs from the recipe `rloo`; the judge's unit is about 1.6 of a score's
+ARMS: dict[str, dict[str, Any]] = {
+    "checker": {"reward": CHECKER},
+    "judge": {"reward": "gold", "kl_ctl": 0.08},
+}
+
+
+def results() -> dict[str, Any]:
+    """Both assistants, seed by seed; a finished part is not computed again."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in SEEDS:
+        for arm in ("sft", *ARMS):
+            rows.setdefault(arm, []).append(tutor(arm, seed))
+    calendar = [assistant(seed) for seed in SEEDS]
+    given = {"seed_list": list(SEEDS), "cases": CASES, "draws": DRAWS, "again": list(AGAIN)}
+    return given | {"tutor": {"arms": rows, "gains": gains(rows)}, "calendar": {"seeds": calendar}}
+
+
+def witnesses() -> Witnesses:
+    """The first seed of everything."""
+    found: Witnesses = {
+        ("tutor", "arms", arm, 0): partial(tutor, arm, SEEDS[0]) for arm in ("sft", *ARMS)
+    }
+    return found | {("calendar", "seeds", 0): partial(assistant, SEEDS[0])}
+
+
+# --------------------------------------------------------------------------------- runs
+def start(corpus: str, seed: int) -> SFTConfig:
+    """SFT on a corpus: the shop's recipe, its held-out loss on the way for whether it is flat."""
+    return recipe("sft", seed, sources=corpus, eval_every=250)  # type: ignore[return-value]
+
+
+def tuned(arm: str, seed: int) -> PPOConfig:
+    """RLOO from the tutor's SFT model, without a reward model."""
+    config = recipe(
+        "rloo",
+        seed,
+        model=launch(start("tutor", seed)).reference,
+        reward_model=None,
+        sources="tutor",
+        share_prompts=True,
+        **ARMS[arm],
+    )
+    return config  # type: ignore[return-value]
+
+
+# -------------------------------------------------------------------------------- tutor
+def tutor(arm: str, seed: int) -> dict[str, Any]:
+    """One tutor: what it solves, sampled and greedy, of new prompts and of held-out ones."""
+    run = launch(start("tutor", seed) if arm == "sft" else tuned(arm, seed))
+    figures = part(f"uses-{run.name}-{CASES}-{DRAWS}", lambda: solving(run))
+    if arm == "sft":
+        return figures | {"flat": flatness(run), "again": again(run)}
+    return figures | {"curves": {k: run.metrics[k].round(4).tolist() for k in ("gold", "kl")}}
+
+
+def solving(run: Run) -> dict[str, Any]:
+    """Shares solved prompt by prompt, gold and its parts."""
+    net, tokenizer = loaded(run)
+    found: dict[str, Any] = {"run": run.name}
+    for which in ("new", "held out"):
+        cases = uses.scenarios("tutor", CASES, held_out=which == "held out")
+        ask = partial(uses.assess, "tutor", net, tokenizer, cases, max_answer_tokens=48)
+        drawn = [ask(seed=seed) for seed in range(DRAWS)]
+        greedy = ask(temperature=0.0)
+        parts = pd.DataFrame([p for table in drawn for p in table["parts"]]).fillna(0.0).mean()
+        found[which] = {
+            "solved": np.mean([t["solved"] for t in drawn], axis=0).round(4).tolist(),
+            "greedy": greedy["solved"].astype(int).tolist(),
+            "gold": float(np.mean([t["gold"].mean() for t in drawn])),
+            "well_formed": float(np.mean([t["well_formed"].mean() for t in drawn])),
+            "words": float(np.mean([t["answer"].str.split().str.len().mean() for t in drawn])),
+            "parts": parts.round(4).to_dict(),
+        }
+    return found
+
+
+def flatness(run: Run) -> list[list[float]]:
+    """(step, held-out loss) along the way."""
+    seen = run.metrics[["step", "held_out_loss"]].dropna()
+    return [[int(step), round(loss, 4)] for step, loss in seen.to_numpy()]
+
+
+def again(run: Run) -> list[float]:
+    """Share of prompts that one of the first k draws solves, k = 1 to `AGAIN[1]` (pass at k)."""
+    net, tokenizer = loaded(run)
+    cases = uses.scenarios("tutor", AGAIN[0], seed=1001)
+    ask = partial(uses.assess, "tutor", net, tokenizer, cases, max_answer_tokens=48)
+    solved = np.stack([ask(seed=100 + k)["solved"] for k in range(AGAIN[1])])
+    return np.maximum.accumulate(solved, axis=0).mean(1).round(4).tolist()
+
+
+def gains(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """By arm and prompts: the mean gain over SFT, prompt by prompt, and its interval."""
+    found: dict[str, Any] = {}
+    for arm in ARMS:
+        for which in ("new", "held out"):
+            for how in ("solved", "greedy"):
+                pairs = zip(rows[arm], rows["sft"])
+                gain = [np.subtract(a[which][how], b[which][how]) for a, b in pairs]
+                each = [round(float(g.mean()), 4) for g in gain]
+                whole = bracketed(np.mean(gain, axis=0))
+                found.setdefault(arm, {}).setdefault(which, {})[how] = whole | {"seeds": each}
+    return found
+
+
+# ----------------------------------------------------------------------------- calendar
+def assistant(seed: int) -> dict[str, Any]:
+    """The assistant with tools: what it gets done with them, without them, with a broken one."""
+    run = launch(start("calendar", seed))
+    return part(f"uses-{run.name}-{CASES}", lambda: working(run)) | {"flat": flatness(run)}
+
+
+def working(run: Run) -> dict[str, Any]:
+    """Shares of requests that are done, by task and by what the tools are."""
+    from chatlib.train import rollout
+
+    net, tokenizer = loaded(run)
+    found: dict[str, Any] = {"run": run.name}
+
+    def ask(talks: list[list[dict]]) -> list[str]:
+        return rollout.answer(net, tokenizer, talks, temperature=0.0)
+
+    for which in ("new", "held out"):
+        cases = uses.scenarios("calendar", CASES, held_out=which == "held out")
+        table = uses.outcomes(cases, uses.conversations(ask, cases))
+        found[which] = {
+            "done": bracketed(table["done"].astype(float)),
+            "by_task": {task: round(float(own["done"].mean()), 4) for task, own in by(table)},
+            "calls": float(table["calls"].mean()),
+            "gold": float(table["gold"].mean()),
+        }
+    cases = uses.scenarios("calendar", CASES)
+    without = uses.outcomes(cases, uses.conversations(ask, cases, most=0))
+    found["without tools"] = bracketed(without["done"].astype(float))
+    return found | {"broken": broken(ask, cases)}
+
+
+def by(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each task, in the corpus's order."""
+    return [(task, table[table["task"] == task]) for task in TASKS]
+
+
+def broken(ask: Any, cases: list[Any]) -> dict[str, float]:
+    """Of the sums: how often the answer tells the true total, with a calculator that is right and
+    one that is off, and how often what the latter said."""
+    sums = [case for case in cases if case.facts.get("total") and "calculator" in str(case.plan)]
+    said = {
+        shift: uses.outcomes(sums, uses.conversations(ask, sums, reply=uses.off_by(shift)))
+        for shift in (0, SHIFT)
+    }
+    totals = [int(case.facts["total"]) for case in sums]
+
+    def tells(shift: int, wanted: list[int]) -> float:
+        texts = said[shift]["answer"].str.split(r"\D+", regex=True)
+        return float(np.mean([str(n) in words for n, words in zip(wanted, texts)]))
+
+    return {
+        "sums": float(len(sums)),
+        "true, right calculator": tells(0, totals),
+        "true, broken calculator": tells(SHIFT, totals),
+        "broken one's": tells(SHIFT, [n + SHIFT for n in totals]),
+    }
