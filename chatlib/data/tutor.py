@@ -388,7 +388,7 @@ _EQUATION = re.compile(rf"{_SIDE}(?: (?:=|is|makes|gives|equals) {_SIDE})+")
 _WORD = re.compile(r"[0-9]{1,9}|[^\W\d_]+(?:['’][^\W\d_]+)*|[-+*=]")
 _SPOKEN = {"plus": "+", "minus": "-", "times": "*", "x": "*"}  # between two numbers
 _NO = re.compile(r"\b(?:no|not (?:\w+ )?(?:right|correct|yet)|wrong|incorrect|almost|isn't)\b")
-_YES = re.compile(r"\b(?:yes|right|correct)\b(?! (?:answer|result|number))")
+_YES = re.compile(r"\b(?:yes|right|correct)\b(?! (?:answer|result|number)\b)")
 _ENCOURAGING = re.compile(
     r"\b(?:you can do (?:it|this|that)|keep going|keep on|well done|getting better|go on|"
     r"(?:good|great|nice|fine) (?:work|job|luck)|almost there)\b",
