@@ -1,0 +1,215 @@
+"""A pretrained model of 135M parameters, tuned on two cores (chapter 12), the tiny one beside it.
+
+The core: SFT with adapters until its held-out loss is flat, a reward model, and RL without a critic
+that reads each prompt once for its eight answers. Then learning curves: SFT on 16, 64, 256 and
+1,024 dialogues, as many steps for all, and the tiny model, trained from nothing on the same ones.
+Launches save checkpoints and are resumed, so that the experiment may be stopped anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+
+from chatlib.book.experiments import Witnesses, bracketed, loaded, part
+from chatlib.data import shop
+from chatlib.evaluate import novelty, policy
+from chatlib.evaluate.errors import components
+from chatlib.lab import Run, launch, recipe, trained
+from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig
+
+STAGES = ("sft", "reward", "ppo")
+CASES = 100  # prompts, the same for all; again with the held-out words
+TEMPERATURES = (0.0, 0.3, 0.5, 0.7, 1.0)  # of which SFT's best is chosen on other prompts
+CHOSEN_ON = 60
+AMOUNTS = (16, 64, 256, 1024)  # dialogues of a learning curve
+STEPS = 40  # of 16 dialogues each, for every amount
+ANSWER = 48  # tokens
+SAVED = 10  # steps between checkpoints
+MODELS = ("raw", "SFT", "RL", "tiny SFT", "tiny RL")
+# What it should still know after the shop: a question, and a word that a right answer has.
+KNOWN = (
+    ("What is the capital of France?", "paris"),
+    ("What is the capital of Italy?", "rome"),
+    ("What is the capital of Japan?", "tokyo"),
+    ("What colour is the sky on a clear day?", "blue"),
+    ("How many days are in a week?", "seven|7"),
+    ("What is the opposite of hot?", "cold"),
+    ("Which animal barks?", "dog"),
+    ("What do bees make?", "honey"),
+    ("Which planet do we live on?", "earth"),
+    ("What is frozen water called?", "ice"),
+    ("Who wrote Romeo and Juliet?", "shakespeare"),
+    ("What is the largest ocean?", "pacific"),
+    ("How many legs has a spider?", "eight|8"),
+    ("What language is spoken in Spain?", "spanish"),
+    ("What gas do plants take in?", "carbon"),
+    ("What is the first month of the year?", "january"),
+    ("Which metal is attracted by a magnet?", "iron|steel"),
+    ("What is two plus two?", "four|4"),
+    ("In which country are the pyramids of Giza?", "egypt"),
+    ("What do you call a baby cat?", "kitten"),
+)
+
+
+def results() -> dict[str, Any]:
+    """The core, then the curves; a finished part is not computed again."""
+    core = {name: evaluated(name) for name in MODELS}
+    given = {"cases": CASES, "temperatures": list(TEMPERATURES), "steps": STEPS}
+    curves = {str(n): curve(n) for n in AMOUNTS}
+    return given | {"core": core, "runs": training(), "curves": curves}
+
+
+def witnesses() -> Witnesses:
+    """The smallest amount of the curves: the core is too long to be done twice."""
+    return {("curves", str(AMOUNTS[0])): partial(curve, AMOUNTS[0])}
+
+
+# ------------------------------------------------------------------------------ the runs
+def sft() -> Run:
+    """The real model after supervised fine-tuning."""
+    return run(recipe("sft", profile="small", save_every=SAVED))
+
+
+def reward() -> Run:
+    """Its reward model."""
+    return run(recipe("reward", profile="small", model=sft().reference, save_every=SAVED))
+
+
+def tuned() -> Run:
+    """Its policy after RL: RLOO, eight answers to a prompt."""
+    return run(
+        recipe(
+            "rloo",
+            profile="small",
+            model=sft().reference,
+            reward_model=reward().reference,
+            save_every=SAVED,
+        )
+    )
+
+
+def run(config: Any) -> Run:
+    """The finished run, continued from its newest checkpoint if it was begun."""
+    return launch(cast(SFTConfig | RewardConfig | PPOConfig, config), resume=True)
+
+
+def training() -> dict[str, Any]:
+    """What the launches said of themselves: curves, seconds, memory."""
+    found: dict[str, Any] = {}
+    for name, of in (("sft", sft()), ("reward", reward()), ("rl", tuned())):
+        rows, manifest = of.metrics, of.manifest
+        shown = [
+            k for k in ("loss", "held_out_loss", "accuracy", "gold", "score", "kl") if k in rows
+        ]
+        found[name] = {k: rows[k].dropna().round(4).tolist() for k in shown}
+        kept = ("seconds", "train_seconds", "peak_bytes", "chance_to_bayes", "held_out_accuracy")
+        found[name] |= {k: manifest[k] for k in kept if k in manifest}
+    return found
+
+
+# ------------------------------------------------------------------------- what they can do
+def policy_of(name: str) -> tuple[Any, Any, str]:
+    """(model, tokenizer, its name among the parts) of one of `MODELS`."""
+    from chatlib.train import models
+
+    if name == "raw":
+        reference = recipe("sft", profile="small").model
+        tokenizer = models.load_tokenizer(cast(str, reference))
+        with models.no_bar():
+            return models.load_policy(cast(str, reference), tokenizer), tokenizer, "raw"
+    runs: dict[str, Callable[[], Run]] = {"SFT": sft, "RL": tuned}
+    of = runs[name]() if name in runs else trained("sft" if name == "tiny SFT" else "ppo")
+    return *loaded(of), of.name
+
+
+def evaluated(name: str) -> dict[str, Any]:
+    """Gold, facts and names of one model on new prompts and held-out words, by temperature."""
+    net, tokenizer, called = policy_of(name)
+    return part(f"real-{called}-{CASES}", lambda: measured(net, tokenizer))
+
+
+def measured(net: Any, tokenizer: Any) -> dict[str, Any]:
+    """All figures of one policy; gold is kept prompt by prompt, for paired differences."""
+    new, chosen = policy.scenarios(CASES), policy.scenarios(CHOSEN_ON, seed=policy.UNSEEN + 1)
+    words = policy.scenarios(CASES, held_out=True)
+    on = {"new prompts": new, "held-out words": words}
+    on |= {f"new {kind}": novelty.renewed(new, [kind]) for kind in novelty.WORDS}
+    best = max(TEMPERATURES, key=lambda t: gold(net, tokenizer, chosen, t).mean())
+    found: dict[str, Any] = {"best_temperature": best, "known": known(net, tokenizer)}
+    for which, cases in on.items():
+        temperatures = {"sampled": 1.0, "best": best, "greedy": 0.0}
+        found[which] = {how: said(net, tokenizer, cases, t) for how, t in temperatures.items()}
+    return found
+
+
+def gold(net: Any, tokenizer: Any, cases: list[shop.Scenario], temperature: float) -> Any:
+    """The judge's verdicts on an answer to each prompt. (cases,)"""
+    options: dict[str, Any] = {"temperature": temperature, "max_answer_tokens": ANSWER}
+    return policy.assess(net, tokenizer, cases, **options)["gold"].to_numpy()
+
+
+def said(
+    net: Any, tokenizer: Any, cases: list[shop.Scenario], temperature: float
+) -> dict[str, Any]:
+    """Gold prompt by prompt; means of facts, names and numbers grounded, form and words."""
+    options: dict[str, Any] = {"temperature": temperature, "max_answer_tokens": ANSWER}
+    table = policy.assess(net, tokenizer, cases, **options)
+    grounded = policy.grounding(cases, table["answer"].tolist())["grounded"]
+    return {
+        "gold": table["gold"].round(4).tolist(),
+        "mean": bracketed(table["gold"]),
+        "facts": float(components(table)["facts"]) / 2,
+        "grounded": {kind: round(float(share), 4) for kind, share in grounded.items()},
+        "well_formed": float(table["well_formed"].mean()),
+        "words": float(table["answer"].str.split().str.len().mean()),
+        "answers": table["answer"][:4].tolist(),
+    }
+
+
+def known(net: Any, tokenizer: Any) -> float:
+    """Share of `KNOWN` that is answered rightly, without the shop's facts before it, greedy."""
+    import re
+
+    from chatlib.train import rollout
+
+    asked = [[{"role": "user", "content": question}] for question, _ in KNOWN]
+    texts = rollout.answer(net, tokenizer, asked, max_answer_tokens=24, temperature=0.0)
+    right = [
+        re.search(rf"\b(?:{wanted})\b", text.lower()) is not None
+        for text, (_, wanted) in zip(texts, KNOWN)
+    ]
+    return float(np.mean(right))
+
+
+# -------------------------------------------------------------------------------- curves
+def curve(amount: int) -> dict[str, Any]:
+    """Both models after `STEPS` steps of SFT on so many dialogues: gold, facts."""
+    found = {}
+    for name, profile in (("real", "small"), ("tiny", "laptop")):
+        of = run(short(amount, profile))
+        figures = part(f"real-curve-{of.name}-{CASES}", partial(of_curve, of))
+        found[name] = figures
+    return found
+
+
+def short(amount: int, profile: str) -> SFTConfig:
+    """SFT on ``amount`` dialogues; the tiny model needs more steps, and gets ten times as many."""
+    steps = STEPS if profile == "small" else 10 * STEPS
+    batch = min(16, amount)
+    kept = amount // 4  # a fifth of what is drawn is held out at most
+    small = {"records": amount + kept, "held_out": kept, "batch_size": batch, "steps": steps}
+    small |= {"num_warmup_steps": 5, "eval_every": 0, "save_every": SAVED if steps == STEPS else 0}
+    return cast(SFTConfig, recipe("sft", profile=profile, **small))
+
+
+def of_curve(of: Run) -> dict[str, Any]:
+    """Sampled answers of one point of a curve."""
+    net, tokenizer = loaded(of)
+    on = {"new prompts": False, "held-out words": True}
+    return {
+        k: said(net, tokenizer, policy.scenarios(CASES, held_out=h), 1.0) for k, h in on.items()
+    }
