@@ -273,8 +273,7 @@ PROFILES = {
                 "actor_learning_rate": 5e-4,
                 "critic_learning_rate": 1e-3,
             },
-            # A prompt is four times as long as an answer: read once for its answers, and each
-            # answer learnt from once, an iteration takes a third of PPO's time.
+            # A prompt is longer than its answers: read once for all of them, each learnt from once.
             "rloo": {"steps": 60, "share_prompts": True, "ppo_epochs": 1},
         },
     ),

@@ -42,6 +42,8 @@ NAMES = (
     "museum",
     "answers",
     "hard",
+    "uses",
+    "real",
 )  # the modules of this folder
 # What the code of a commit is asked; it has to be the one that trained.
 WITNESS = """
