@@ -6,7 +6,8 @@ PYTHON ?= python3
 PAGES ?=
 CHECKS ?=
 REAL ?=
-EXPERIMENTS := ppo bands overoptimisation scaling alternatives museum answers hard uses real
+EXPERIMENTS := ppo bands overoptimisation scaling alternatives museum answers hard uses real \
+	serving
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready

@@ -268,7 +268,7 @@ def judge(meta: dict, text: str) -> Score:
     Raises `ValueError` for a record of another corpus.
     """
     has = style(text, meta["customer"])
-    fits = {_preference(meta): 1.5, _other(_preference(meta)): -1.5}
+    fits: dict[str, float] = {_preference(meta): 1.5, _other(_preference(meta)): -1.5}
     parts = _parts_of_the_shop(meta, text)
     manners = {"style": fits.get(has, 0.0), "concision": _concision(meta, text)}
     if parts["facts"] == 0.0:  # also where the gate is closed

@@ -55,7 +55,7 @@ def digest(reference: str) -> str:
 
     Raises `RunError` as `folder`, but nothing is converted.
     """
-    return f"gguf {_digest(_file(reference))}"
+    return f"gguf {_digest(gguf_file(reference))}"
 
 
 def folder(reference: str) -> Path:
@@ -64,15 +64,15 @@ def folder(reference: str) -> Path:
     Raises `RunError` where the package or the file is missing, or is not the file that it should
     be, and where transformers cannot read it.
     """
-    file = _file(reference)
+    file = gguf_file(reference)
     target = cache() / f"{file.stem}-{_digest(file)[:12]}"
     if not (target / "config.json").is_file():
         _convert(file, target)
     return target
 
 
-def _file(reference: str) -> Path:
-    """The GGUF file of a reference."""
+def gguf_file(reference: str) -> Path:
+    """The GGUF file of a reference. Raises `RunError` where it is missing or another one."""
     kind, _, name = reference.partition(":")
     if kind == "gguf":
         path = Path(name).expanduser().resolve()

@@ -44,6 +44,7 @@ NAMES = (
     "hard",
     "uses",
     "real",
+    "serving",
 )  # the modules of this folder
 # What the code of a commit is asked; it has to be the one that trained.
 WITNESS = """
