@@ -220,6 +220,7 @@ STYLED = {
     "I cannot give you private data.": "short",
     "We are sorry about the red kettle. We will send you a new one.": "short",
     "You are welcome to return it within 30 days.": "short",
+    "We are not happy that it is broken.": "short",  # no warm line
     "You should know that. It is shipped.": "short",  # rude, but short
     # one word more than the longest core: no longer short
     "Your order 134 with the black toaster is shipped and it is due this Thursday.": "neither",
