@@ -192,7 +192,8 @@ def style(text: str, customer: str) -> Literal["short", "friendly", "neither"]:
     Friendly: it opens with the customer's name, mostly after a greeting word; it has a warm line
     or a closing; and nothing in it is rude. Short: at most `LONGEST_CORE` words, as many as the
     longest complete answer of the corpus has without manners; it opens with no greeting word and
-    no name; it has no warm line and no closing. An empty text has neither style.
+    no name; it has no warm line, no closing and no rambling sentence of the shop's. An empty text
+    has neither style.
     """
     text = unicodedata.normalize("NFC", text.strip())
     name = unicodedata.normalize("NFC", customer)
@@ -201,7 +202,8 @@ def style(text: str, customer: str) -> Literal["short", "friendly", "neither"]:
     if named and kind and not RUDENESS.search(text):
         return "friendly"
     hailed = named or re.match(_HAIL, text, re.I)
-    if 0 < _count(text) <= LONGEST_CORE and not hailed and not kind:
+    rambles = not _OF_RAMBLING.isdisjoint(map(_capitalise, shop.sentences(text)))
+    if 0 < _count(text) <= LONGEST_CORE and not (hailed or kind or rambles):
         return "short"
     return "neither"
 
@@ -267,10 +269,11 @@ def judge(meta: dict, text: str) -> Score:
     what was asked, or that the shop's fluency gate stops, gets no credit for style and concision.
     Raises `ValueError` for a record of another corpus.
     """
-    has = style(text, meta["customer"])
-    fits: dict[str, float] = {_preference(meta): 1.5, _other(_preference(meta)): -1.5}
+    preferred = _preference(meta)
+    worth = {preferred: 1.5, _other(preferred): -1.5, "neither": 0.0}
     parts = _parts_of_the_shop(meta, text)
-    manners = {"style": fits.get(has, 0.0), "concision": _concision(meta, text)}
+    shown = style(text, meta["customer"])
+    manners = {"style": worth[shown], "concision": _concision(meta, text)}
     if parts["facts"] == 0.0:  # also where the gate is closed
         manners = {name: min(value, 0.0) for name, value in manners.items()}
     parts |= manners
