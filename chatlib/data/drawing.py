@@ -25,7 +25,7 @@ PATCH = 4  # side of a patch, in pixels
 PATCHES = (SIDE // PATCH) ** 2
 SIZES = range(12, 16)  # side of the square that a product fills, in pixels
 LIGHT = range(80, 116)  # brightness of a picture, in percent
-NOISE = 24  # largest change of a pixel's value by noise
+NOISE = 20  # largest change of a pixel's value by noise
 CANVAS = (128, 128, 128)
 COLOURS = {
     "black": (20, 20, 20),
@@ -35,7 +35,7 @@ COLOURS = {
     "blue": (45, 80, 215),
     "yellow": (240, 220, 50),
     "purple": (160, 60, 190),
-    "brown": (125, 75, 30),
+    "brown": (120, 65, 15),
 }
 
 # Each product as it is drawn, on a grid of 8 by 8 that is stretched to its size.

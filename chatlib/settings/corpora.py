@@ -4,4 +4,10 @@ A source with one of these names is a stream of records that somebody knows the 
 further corpus is a module with what `chatlib.data.corpora.Corpus` asks for, and a line here.
 """
 
-CORPORA = {"shop": "shop", "shop-zh": "chinese", "tutor": "tutor", "calendar": "appointments"}
+CORPORA = {
+    "shop": "shop",
+    "shop-zh": "chinese",
+    "tutor": "tutor",
+    "calendar": "appointments",
+    "pictures": "pictures",
+}
