@@ -10,4 +10,5 @@ CORPORA = {
     "tutor": "tutor",
     "calendar": "appointments",
     "personal": "personal",
+    "pictures": "pictures",
 }
