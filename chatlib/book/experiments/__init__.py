@@ -45,6 +45,7 @@ NAMES = (
     "uses",
     "real",
     "serving",
+    "outlook",
 )  # the modules of this folder
 # What the code of a commit is asked; it has to be the one that trained.
 WITNESS = """

@@ -1,0 +1,252 @@
+"""Where it is going, measured small (chapter 17): one policy for two tastes, and two languages.
+
+*Personal*: a policy is tuned on customers who say which style they like, paid by a judge who knows;
+the control is paid by the shop's judge, who does not. *Cross-lingual*: the shop in Chinese, learnt
+from its own dialogues, from a third of them, and from that third beside English ones; then asked in
+either language. *Alignment*: a translator, and where its heads look.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from itertools import islice
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from chatlib.book.experiments import Witnesses, bracketed, loaded, part
+from chatlib.data import chinese, drawing, personal, pictures, shop
+from chatlib.data.drawing import COLOURS, SHAPES
+from chatlib.evaluate import alignment, uses
+from chatlib.lab import Run, TinyModel, launch, recipe
+from chatlib.runs import identity
+from chatlib.settings.stages import PPOConfig, SFTConfig
+
+STAGES = ("sft", "ppo")
+CORPORA = ("personal", "shop-zh", "shop", "pictures")
+SEEDS = (0, 1, 2)
+CASES = 300
+WORDS = 2400  # of the vocabulary in the experiments on languages: two of them have to fit
+AMOUNT = 2400  # Chinese dialogues; a third of them, and twice as many English ones beside it
+PAIRS, KEPT_PAIRS = 6000, 300  # sentences to translate, and others to read attention on
+ARMS: dict[str, list[tuple[str, int]]] = {
+    "Chinese": [("shop-zh", AMOUNT)],
+    "a third": [("shop-zh", AMOUNT // 3)],
+    "a third, and English": [("shop-zh", AMOUNT // 3), ("shop", 2 * AMOUNT)],
+    "English": [("shop", 2 * AMOUNT)],
+}
+LANGUAGE_STEPS = 1200  # of 16 dialogues, for every arm
+
+
+def results() -> dict[str, Any]:
+    """All experiments, seed by seed; a finished part is not computed again."""
+    styles = {arm: [styled(arm, seed) for seed in SEEDS] for arm in ("sft", *PAID)}
+    languages = {arm: [speaking(arm, seed) for seed in SEEDS] for arm in ARMS}
+    found = {
+        "personal": styles,
+        "crosslingual": languages,
+        "alignment": [aligned(s) for s in SEEDS],
+    }
+    seen = {"pictures": [looking(seed) for seed in SEEDS]}
+    return {"seed_list": list(SEEDS), "cases": CASES, "amount": AMOUNT} | found | seen
+
+
+def witnesses() -> Witnesses:
+    """The first seed of everything."""
+    found: Witnesses = {("personal", arm, 0): partial(styled, arm, 0) for arm in ("sft", *PAID)}
+    found |= {("crosslingual", arm, 0): partial(speaking, arm, 0) for arm in ARMS}
+    return found | {("alignment", 0): partial(aligned, 0), ("pictures", 0): partial(looking, 0)}
+
+
+# ------------------------------------------------------------------------------ personal
+# who pays: the judge who reads the stated preference, or one for whom all customers are alike
+PAID: dict[str, str] = {
+    "knows the preference": "gold",
+    "does not": "chatlib.data.personal:gold_of_the_shop",
+}
+
+
+def styled(arm: str, seed: int) -> dict[str, Any]:
+    """How often answers have the stated style, and what they are worth without it, to twins."""
+    start = launch(recipe("sft", seed, sources="personal"))
+    run = start if arm == "sft" else launch(tuned(start, arm, seed))
+    return part(f"outlook-{run.name}-{CASES}", partial(tastes, run))
+
+
+def tuned(start: Run, arm: str, seed: int) -> PPOConfig:
+    """RLOO on customers with a preference."""
+    return cast(
+        PPOConfig,
+        recipe(
+            "rloo",
+            seed,
+            model=start.reference,
+            reward_model=None,
+            reward=PAID[arm],
+            sources="personal",
+            share_prompts=True,
+            kl_ctl=0.08,
+        ),
+    )
+
+
+def tastes(run: Run) -> dict[str, Any]:
+    """Each question under both preferences; also in words for them that nobody trained on."""
+    net, tokenizer = loaded(run)
+    found: dict[str, Any] = {"run": run.name}
+    for which in ("new", "held out"):
+        cases = uses.scenarios("personal", CASES, held_out=which == "held out")
+        both = [*cases, *map(personal.twin, cases)]
+        table = uses.assess("personal", net, tokenizer, both)
+        metas, texts = [case.meta() for case in both], table["answer"]
+        content = [personal.gold_of_the_shop(m, t) for m, t in zip(metas, texts)]
+        found[which] = {
+            "matches": bracketed(table["solved"].astype(float)),
+            "gold": float(table["gold"].mean()),
+            "content": bracketed(content),
+            "words": table.groupby([m["preference"] for m in metas])["answer"]
+            .apply(lambda own: float(own.str.split().str.len().mean()))
+            .to_dict(),
+        }
+    return found
+
+
+# --------------------------------------------------------------------------- languages
+def speaker(arm: str, seed: int) -> SFTConfig:
+    """SFT on the dialogues of an arm, which are a file: so many of each corpus."""
+    path = (
+        identity.root() / "data" / f"outlook-{arm.replace(' ', '-').replace(',', '')}-{seed}.jsonl"
+    )
+    dialogues = [d for corpus, n in ARMS[arm] for d in drawn(corpus, n, seed)]
+    order = np.random.default_rng(seed).permutation(len(dialogues))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        for i in order:
+            file.write(json.dumps({"messages": dialogues[i]}, ensure_ascii=False) + "\n")
+    return cast(
+        SFTConfig,
+        recipe(
+            "sft",
+            seed,
+            model=TinyModel(vocab_size=WORDS),
+            sources=str(path),
+            split=(1, 0, 0),
+            records=len(dialogues),
+            held_out=0,
+            steps=LANGUAGE_STEPS,
+        ),
+    )
+
+
+def drawn(corpus: str, n: int, seed: int) -> list[list[dict]]:
+    """The first dialogues of a corpus's stream; those of both languages are translations."""
+    module: Any = chinese if corpus == "shop-zh" else shop
+    return [dialogue.messages for dialogue in module.demonstrations(n, seed=seed)]
+
+
+def speaking(arm: str, seed: int) -> dict[str, Any]:
+    """Facts and gold of greedy answers, asked in both languages."""
+    run = launch(speaker(arm, seed))
+    return part(f"outlook-{run.name}-{CASES}", partial(heard, run))
+
+
+def heard(run: Run) -> dict[str, Any]:
+    """One model, asked in Chinese and in English, new prompts and held-out words."""
+    net, tokenizer = loaded(run)
+    found: dict[str, Any] = {"run": run.name}
+    for language, corpus in (("in Chinese", "shop-zh"), ("in English", "shop")):
+        for which in ("new", "held out"):
+            cases = uses.scenarios(corpus, CASES, held_out=which == "held out")
+            table = uses.assess(corpus, net, tokenizer, cases, temperature=0.0)
+            facts = pd.DataFrame(table["parts"].tolist())["facts"] / 2
+            found[f"{language}, {which}"] = {
+                "facts": bracketed(facts),
+                "gold": bracketed(table["gold"]),
+                "answers": table["answer"][:2].tolist(),
+            }
+    return found
+
+
+# --------------------------------------------------------------------------- alignment
+def aligned(seed: int) -> dict[str, Any]:
+    """A translator's heads: the best one on some sentences, judged on others."""
+    pairs = chinese.pairs(PAIRS, seed=seed)
+    path = identity.root() / "data" / f"outlook-translations-{seed}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        for english, other in pairs:
+            turns = [("user", other), ("assistant", english)]
+            messages = [{"role": role, "content": text} for role, text in turns]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    config = recipe(
+        "sft",
+        seed,
+        model=TinyModel(vocab_size=WORDS),
+        sources=str(path),
+        split=(1, 0, 0),
+        records=PAIRS,
+        held_out=0,
+        steps=LANGUAGE_STEPS,
+    )
+    run = launch(config)
+    return part(f"outlook-{run.name}-{KEPT_PAIRS}", partial(attended, run))
+
+
+def attended(run: Run) -> dict[str, Any]:
+    """Share of numbers and days on which a head looks most while their translation is written."""
+    net, tokenizer = loaded(run)
+    net.set_attn_implementation("eager")
+    fresh = islice(chinese.pairs(2 * KEPT_PAIRS, seed=1000), 2 * KEPT_PAIRS)
+    known = [(other, english, facts_of(english)) for english, other in fresh]
+    linked = [
+        alignment.linked(net, tokenizer, other, english, facts)
+        for other, english, facts in known
+        if facts
+    ]
+    half = len(linked) // 2
+    chosen, judged = alignment.hits(linked[:half]), alignment.hits(linked[half:])
+    best = np.unravel_index(chosen.argmax(), chosen.shape)
+    return {
+        "run": run.name,
+        "best": [int(i) for i in best],
+        "share": float(judged[best]),
+        "heads": judged.round(4).tolist(),
+        "chance": alignment.chance(linked[half:]),
+    }
+
+
+def facts_of(english: str) -> list[tuple[str, str]]:
+    """(in Chinese, in English) of the numbers and days of an English sentence, once each."""
+    said = shop.mentions(english)
+    numbers = [(n, n) for n in dict.fromkeys(said["number"])]
+    return numbers + [(chinese.word("day", d), d) for d in dict.fromkeys(said["day"])]
+
+
+# ---------------------------------------------------------------------------- pictures
+def looking(seed: int) -> dict[str, Any]:
+    """Colour and thing named from a picture's tokens, of held-out pairs and of a blank picture."""
+    run = launch(recipe("sft", seed, sources="pictures"))
+    return part(f"outlook-{run.name}-{CASES}", partial(looked, run))
+
+
+def looked(run: Run) -> dict[str, Any]:
+    """Greedy answers to new pictures, to held-out pairs, and with the picture taken away."""
+    net, tokenizer = loaded(run)
+    kept = uses.scenarios("pictures", CASES, held_out=True)
+    blank = [pictures.with_picture(case, drawing.blank()) for case in kept]
+    found: dict[str, Any] = {"run": run.name}
+    on = {"new": uses.scenarios("pictures", CASES), "held-out pairs": kept, "blank": blank}
+    for which, cases in on.items():
+        table = uses.assess("pictures", net, tokenizer, cases, temperature=0.0)
+        found[which] = {kind: named(cases, table["answer"], kind) for kind in ("colour", "product")}
+        found[which] |= {"answers": table["answer"][:2].tolist()}
+    return found | {"chance": {"colour": 1 / len(COLOURS), "product": 1 / len(SHAPES)}}
+
+
+def named(cases: list[Any], answers: Any, kind: str) -> dict[str, float]:
+    """Share of the questions about a colour or a product to which the right one alone is named."""
+    pairs = [(c, t) for c, t in zip(cases, answers) if kind in pictures.REQUIRED[c.task]]
+    right = [pictures.mentions(text)[kind] == {case.meta()[kind]} for case, text in pairs]
+    return bracketed(np.array(right, dtype=float))
