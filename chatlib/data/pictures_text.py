@@ -138,5 +138,7 @@ It is clearly a lamp.
 I see a lamp, it is red.
 I see a picture of a red lamp.
 This is one of our red lamps.
+It is red and white.
+It is red or brown.
 Do you have any other question?
 """

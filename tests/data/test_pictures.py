@@ -77,7 +77,7 @@ def test_every_word_of_an_answer_has_a_class():
 def test_one_pair_in_six_is_held_out_and_every_word_is_trained_on():
     pairs = {(c, p) for c in COLOURS for p in SHAPES}
     kept = {pair for pair in pairs if pictures.kept(*pair)}
-    assert 1 / 7 < len(kept) / len(pairs) < 1 / 5
+    assert abs(len(kept) / len(pairs) - 1 / 6) < 0.01
     for part in (kept, pairs - kept):
         assert {c for c, _ in part} == {*COLOURS} and {p for _, p in part} == {*SHAPES}
     shown = [{(s.picture.colour, s.picture.product) for s in some(3000, 0, h)} for h in (0, 1)]
@@ -230,6 +230,10 @@ RANKED = {
     "whoever lists everything has told nothing": (
         "colour",
         ["It is red.", "It has one colour.", "It is red or blue.", "It is red, blue or green."],
+    ),
+    "to deny the truth is worse than to know nothing": (
+        "colour",
+        ["It is red.", "It has one colour.", "I cannot tell.", "It is not red."],
     ),
     "rude and rambling": (
         "both",
