@@ -7,6 +7,7 @@ would give. The assistant with tools is tuned on demonstrations and then let loo
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -21,12 +22,15 @@ from chatlib.settings.stages import PPOConfig, SFTConfig
 
 STAGES = ("sft", "ppo")
 CORPORA = ("tutor", "calendar")
-SEEDS = (0, 1, 2)
+SEEDS, HELPED = (0, 1, 2), (0, 1)  # of the tutors, and of the assistants with tools
 CHECKER = "chatlib.data.tutor:check"
 CASES = 400  # prompts that nobody trained on, and as many with operands or names held out
 DRAWS = 4  # answers to each of them
 AGAIN = (100, 16)  # prompts, and answers to each, for what sampling alone would find
-SHIFT = 7  # by which a broken calculator is off
+ITERATIONS, RATE = 100, 5e-4  # of RL: at the shop's rate a 0 or a 1 taught next to nothing in 55
+# By how much a broken calculator is off. All minutes are multiples of five: off by ten it says what
+# stood in the data, off by seven what never did.
+SHIFTS = (0, 10, 7)
 # who pays, and what differs from the recipe `rloo`; the judge's unit is about 1.6 of a score's
 ARMS: dict[str, dict[str, Any]] = {
     "checker": {"reward": CHECKER},
@@ -40,7 +44,7 @@ def results() -> dict[str, Any]:
     for seed in SEEDS:
         for arm in ("sft", *ARMS):
             rows.setdefault(arm, []).append(tutor(arm, seed))
-    calendar = [assistant(seed) for seed in SEEDS]
+    calendar = [assistant(seed) for seed in HELPED]
     given = {"seed_list": list(SEEDS), "cases": CASES, "draws": DRAWS, "again": list(AGAIN)}
     return given | {"tutor": {"arms": rows, "gains": gains(rows)}, "calendar": {"seeds": calendar}}
 
@@ -64,6 +68,8 @@ def tuned(arm: str, seed: int) -> PPOConfig:
     config = recipe(
         "rloo",
         seed,
+        steps=ITERATIONS,
+        actor_learning_rate=RATE,
         model=launch(start("tutor", seed)).reference,
         reward_model=None,
         sources="tutor",
@@ -79,7 +85,11 @@ def tutor(arm: str, seed: int) -> dict[str, Any]:
     run = launch(start("tutor", seed) if arm == "sft" else tuned(arm, seed))
     figures = part(f"uses-{run.name}-{CASES}-{DRAWS}", lambda: solving(run))
     if arm == "sft":
-        return figures | {"flat": flatness(run), "again": again(run)}
+        figures |= {"flat": flatness(run)}
+    if arm == "sft" and seed == SEEDS[0]:
+        figures |= part(f"uses-again-{run.name}-{AGAIN[0]}-{AGAIN[1]}", lambda: again(run))
+    if arm == "sft":
+        return figures
     return figures | {"curves": {k: run.metrics[k].round(4).tolist() for k in ("gold", "kl")}}
 
 
@@ -110,13 +120,13 @@ def flatness(run: Run) -> list[list[float]]:
     return [[int(step), round(loss, 4)] for step, loss in seen.to_numpy()]
 
 
-def again(run: Run) -> list[float]:
+def again(run: Run) -> dict[str, Any]:
     """Share of prompts that one of the first k draws solves, k = 1 to `AGAIN[1]` (pass at k)."""
     net, tokenizer = loaded(run)
     cases = uses.scenarios("tutor", AGAIN[0], seed=1001)
     ask = partial(uses.assess, "tutor", net, tokenizer, cases, max_answer_tokens=48)
     solved = np.stack([ask(seed=100 + k)["solved"] for k in range(AGAIN[1])])
-    return np.maximum.accumulate(solved, axis=0).mean(1).round(4).tolist()
+    return {"again": np.maximum.accumulate(solved, axis=0).mean(1).round(4).tolist()}
 
 
 def gains(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -170,23 +180,27 @@ def by(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(task, table[table["task"] == task]) for task in TASKS]
 
 
-def broken(ask: Any, cases: list[Any]) -> dict[str, float]:
-    """Of the sums: how often the answer tells the true total, with a calculator that is right and
-    one that is off, and how often what the latter said."""
-    sums = [case for case in cases if case.facts.get("total") and "calculator" in str(case.plan)]
-    said = {
-        shift: uses.outcomes(sums, uses.conversations(ask, sums, reply=uses.off_by(shift)))
-        for shift in (0, SHIFT)
-    }
-    totals = [int(case.facts["total"]) for case in sums]
+def broken(ask: Any, cases: list[Any]) -> dict[str, dict[str, float]]:
+    """By how much the calculator is off: of the answers after its reply, the share that tells what
+    it said, and the share that tells what a right one would have said."""
+    sums = [case for case in cases if "calculator" in str(case.plan)]
+    found = {}
+    for shift in SHIFTS:
+        talks = uses.conversations(ask, sums, reply=uses.off_by(shift))
+        told = [
+            one for case, (messages, _) in zip(sums, talks) if (one := last_sum(case, messages))
+        ]
+        found[str(shift)] = {
+            "asked": len(told) / len(sums),
+            "reply": float(np.mean([str(n) in re.findall("[0-9]+", text) for n, text in told])),
+            "own": float(np.mean([str(n - shift) in re.findall("[0-9]+", t) for n, t in told])),
+        }
+    return found
 
-    def tells(shift: int, wanted: list[int]) -> float:
-        texts = said[shift]["answer"].str.split(r"\D+", regex=True)
-        return float(np.mean([str(n) in words for n, words in zip(wanted, texts)]))
 
-    return {
-        "sums": float(len(sums)),
-        "true, right calculator": tells(0, totals),
-        "true, broken calculator": tells(SHIFT, totals),
-        "broken one's": tells(SHIFT, [n + SHIFT for n in totals]),
-    }
+def last_sum(case: Any, messages: list[dict]) -> tuple[int, str] | None:
+    """(the calculator's last reply, the answer after it); None where it was not asked."""
+    own = messages[len(case.messages()) :]
+    replies = [m["content"] for m in own if m["role"] == "system"]
+    numbers = [int(r[8:]) for r in replies if re.fullmatch(r"result: -?[0-9]+", r)]
+    return (numbers[-1], own[-1]["content"]) if numbers else None
