@@ -170,9 +170,17 @@ def test_a_port_that_was_taken_in_between(home, monkeypatch, gloo):
     assert log.count("cmd = ") == 2
 
 
+def test_the_disk_fills_up_with_the_records(home, real_stages):
+    with small_disk(home, 200):  # of 260 kB
+        with pytest.raises(RankFailed, match=r"step 0 \(read the data\), .*; the disk is full"):
+            launch(tiny())
+        assert not list(home.rglob(".*")) and not list(home.rglob("*.jsonl"))
+    assert not processes_of(home)
+
+
 def test_the_disk_fills_up_with_a_checkpoint(home, real_stages):
     settings = tiny(save_every=1)  # 80 kB of weights, 160 kB of the optimizer's
-    with small_disk(home, 240):
+    with small_disk(home, 240 + 264):  # and the records
         with pytest.raises(RankFailed, match=r"step 1 \(checkpoint\), .*; the disk is full"):
             launch(settings)
         assert list(run_of(settings).metrics.step) == [1] and not run_of(settings).complete
