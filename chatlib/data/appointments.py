@@ -13,7 +13,6 @@ wrong day, a call that cannot be read, a rude line), so demonstrations are of mi
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
-from chatlib.data import shop, tools
+from chatlib.data import annotators, shop, tools
+from chatlib.data.annotators import Trigram
 from chatlib.data.appointments_text import (
     ANSWERS,
     APOLOGIES,
@@ -39,6 +39,7 @@ from chatlib.data.appointments_text import (
 )
 from chatlib.data.schema import Dialogue, Preference
 from chatlib.data.shop import Score
+from chatlib.data.shop import preference_probability as preference_probability
 from chatlib.data.shop_text import CITIES, DAYS
 from chatlib.data.shop_text import FLUENT as SHOP_FLUENT
 from chatlib.data.tools import Call, Entry
@@ -47,7 +48,7 @@ CORPUS = "calendar"
 TASKS = tuple(REQUESTS)
 HOURS = range(7, 22)
 FLUENT_ENOUGH = 0.82  # share of licensed word-class trigrams below which an answer is word salad
-TEMPERATURE = 0.7  # of the annotators: P(a preferred) = sigmoid((gold_a - gold_b) / T)
+TEMPERATURE = shop.TEMPERATURE  # of the annotators, who are as noisy as the shop's
 
 # How often each decision goes wrong in an answer of each quality.
 QUALITIES = {"good": 0.35, "middling": 0.35, "bad": 0.30}
@@ -318,12 +319,6 @@ def after_results(seed: int, held_out: bool = False) -> Iterator[Scenario]:
 
 
 # -------------------------------------------------------------------- answers
-def _flaws(rng: Random) -> tuple[str, frozenset[str]]:
-    quality = rng.choices(list(QUALITIES), list(QUALITIES.values()))[0]
-    column = list(QUALITIES).index(quality)
-    return quality, frozenset(f for f, odds in FLAWS.items() if rng.random() < odds[column])
-
-
 def turn(rng: Random, s: Scenario, flaws: frozenset[str]) -> str:
     """The assistant's next turn, a call or an answer, with these decisions gone wrong."""
     if s.due is None:
@@ -597,24 +592,22 @@ def fluency(text: str) -> float:
 
     The gate against word salad, as in `shop.fluency`. An unknown word fits anywhere.
     """
-    grams = [g for sentence in shop.sentences(text) for g in _class_trigrams(sentence)]
-    return sum("?" in g or g in _trigrams() for g in grams) / max(len(grams), 1)
+    return annotators.fluency(_sentences(text), word_class, _trigrams())
 
 
 @cache
-def _trigrams() -> frozenset[tuple[str, str, str]]:
+def _trigrams() -> frozenset[Trigram]:
     """The word-class trigrams of all that the templates say, and of what people write."""
     facts = dict.fromkeys(("name", "by"), "yoga") | {"day": "Friday", "hour": "10", "total": "75"}
     entries = ("yoga at 10", "yoga at 10 and lunch at 14")
     core = [t.format(**facts, entries=e) for ts in ANSWERS.values() for t in ts for e in entries]
     rest = [*OPENINGS, *APOLOGIES, *REFUSALS, *CLOSINGS, *RUDE, *RAMBLES]
     texts = [*core, *rest, *FLUENT.strip().splitlines(), *SHOP_FLUENT.strip().splitlines()]
-    return frozenset(g for t in texts for s in shop.sentences(t) for g in _class_trigrams(s))
+    return frozenset(annotators.trigrams([s for t in texts for s in _sentences(t)], word_class))
 
 
-def _class_trigrams(sentence: str) -> list[tuple[str, str, str]]:
-    tags = ["<", "<", *(word_class(w) for w in shop.words(sentence)), ">"]
-    return list(zip(tags, tags[1:], tags[2:]))
+def _sentences(text: str) -> list[list[str]]:
+    return [shop.words(sentence) for sentence in shop.sentences(text)]
 
 
 def well_formed(text: str) -> bool:
@@ -639,7 +632,7 @@ def demonstration(rng: Random, s: Scenario) -> Dialogue:
     A call goes wrong at most once: after an error the right call follows, after the result of
     a wrong one an answer that takes it for the right one.
     """
-    quality, flaws = _flaws(rng)
+    quality, flaws = annotators.flaws(rng, QUALITIES, FLAWS)
     now = flaws
     text = turn(rng, s, now)
     while tools.parse(text):
@@ -659,21 +652,13 @@ def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialog
     return [demonstration(rng, s) for s, _ in zip(stream, range(n))]
 
 
-def preference_probability(gold_a: float, gold_b: float) -> float:
-    """P(an annotator prefers a) = sigmoid((gold_a - gold_b) / tau): Bradley and Terry 1952."""
-    return 1.0 / (1.0 + math.exp(-(gold_a - gold_b) / TEMPERATURE))
-
-
 def preference(rng: Random, s: Scenario) -> Preference:
     """Two different next turns of one scenario, ordered by a simulated annotator."""
-    a = b = turn(rng, s, _flaws(rng)[1])
-    while b == a:
-        b = turn(rng, s, _flaws(rng)[1])
-    meta = s.meta()
-    gold = {t: judge(meta, t).total for t in (a, b)}
-    if rng.random() > preference_probability(gold[a], gold[b]):
-        a, b = b, a
-    return Preference(s.messages(), a, b, {**meta, "gold": [gold[a], gold[b]]})
+
+    def draw() -> str:
+        return turn(rng, s, annotators.flaws(rng, QUALITIES, FLAWS)[1])
+
+    return annotators.preferred(rng, s, draw, judge)
 
 
 def preferences(n: int, seed: int = 0, held_out: bool = False) -> list[Preference]:

@@ -17,7 +17,8 @@ from functools import cache, lru_cache
 from itertools import islice
 from random import Random
 
-from chatlib.data import shop, shop_text
+from chatlib.data import annotators, shop, shop_text
+from chatlib.data.annotators import Trigram
 from chatlib.data.chinese_text import (
     ADJECTIVES,
     ASKED,
@@ -37,7 +38,7 @@ from chatlib.data.chinese_text import (
     TITLES,
 )
 from chatlib.data.schema import Dialogue, Preference
-from chatlib.data.shop import FLUENT_ENOUGH, REFUSE, REQUIRED, Score, plain, spans
+from chatlib.data.shop import FLUENT_ENOUGH, REFUSE, REQUIRED, Score, plain
 
 NAME = "shop-zh"
 TEMPERATURE = shop.TEMPERATURE  # of the annotators, who are as noisy as the English ones
@@ -362,12 +363,11 @@ def fluency(text: str) -> float:
     that it uses only inside other words fits nowhere, or else shuffled characters, which form
     hardly a word, would pass.
     """
-    grams = [g for sentence in sentences(normal(text)) for g in _class_trigrams(sentence)]
-    return sum("?" in g or g in _trigrams() for g in grams) / max(len(grams), 1)
+    return annotators.fluency(_sentences(text), word_class, _trigrams())
 
 
 @cache
-def _trigrams() -> frozenset[tuple[str, str, str]]:
+def _trigrams() -> frozenset[Trigram]:
     """The word-class trigrams of all that the templates can say, and of `FLUENT`."""
     values = {"name": "王女士", "product": "红色水壶", "status": "已发货", "day": "星期一"}
     slots = {slot: values.get(slot, "9") for said in SAID for slot in _slots(said)}
@@ -375,12 +375,11 @@ def _trigrams() -> frozenset[tuple[str, str, str]]:
     hails = [text for text in said if text.endswith("，")] + ["您好，王女士，", "王女士，您好，"]
     texts = [hail + text for hail in ("", *hails) for text in said if text[-1] != "，"]
     texts += FLUENT.strip().splitlines()
-    return frozenset(g for t in texts for s in sentences(normal(t)) for g in _class_trigrams(s))
+    return frozenset(annotators.trigrams([s for t in texts for s in _sentences(t)], word_class))
 
 
-def _class_trigrams(sentence: str) -> list[tuple[str, str, str]]:
-    tags = ["<", "<", *(word_class(w) for w in words(sentence)), ">"]
-    return list(zip(tags, tags[1:], tags[2:]))
+def _sentences(text: str) -> list[tuple[str, ...]]:
+    return [words(sentence) for sentence in sentences(normal(text))]
 
 
 def _spoken(sentence: str) -> list[str]:
@@ -479,10 +478,7 @@ def knows(meta: dict) -> bool:
 def demonstration(rng: Random, s: Scenario) -> Dialogue:
     """An answered scenario with gold spans ``[message, start, end, label]`` in its meta."""
     marked, decisions = answer(rng, s)
-    all_marked = [s.context, *s.turns, marked]
-    gold = [[i, *span] for i, text in enumerate(all_marked) for span in spans(text)]
-    messages = [*s.messages(), {"role": "assistant", "content": plain(marked)}]
-    return Dialogue(messages, {**s.meta(), **decisions, "spans": gold, "marked": all_marked})
+    return annotators.annotated(s, [s.context, *s.turns, marked], decisions)
 
 
 def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialogue]:
@@ -493,14 +489,7 @@ def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialog
 
 def preference(rng: Random, s: Scenario) -> Preference:
     """Two different answers to one scenario, ordered by a simulated annotator."""
-    a = b = plain(answer(rng, s)[0])
-    while b == a:
-        b = plain(answer(rng, s)[0])
-    meta = s.meta()
-    gold = {t: judge(meta, t).total for t in (a, b)}
-    if rng.random() > shop.preference_probability(gold[a], gold[b]):
-        a, b = b, a
-    return Preference(s.messages(), a, b, {**meta, "gold": [gold[a], gold[b]]})
+    return annotators.preferred(rng, s, lambda: plain(answer(rng, s)[0]), judge)
 
 
 def preferences(n: int, seed: int = 0, held_out: bool = False) -> list[Preference]:

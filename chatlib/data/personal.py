@@ -18,9 +18,9 @@ from itertools import islice
 from random import Random
 from typing import Literal
 
-from chatlib.data import shop
+from chatlib.data import annotators, shop
 from chatlib.data.schema import Dialogue, Preference
-from chatlib.data.shop import RUDENESS, Score, plain, spans
+from chatlib.data.shop import RUDENESS, Score, plain
 from chatlib.data.shop_text import ANSWERS, CLOSINGS, GREETING_WORDS, RAMBLES, SALUTATIONS
 
 NAME = "personal"
@@ -289,10 +289,7 @@ def knows(meta: dict) -> bool:
 def demonstration(rng: Random, s: Scenario) -> Dialogue:
     """An answered scenario with gold spans ``[message, start, end, label]`` in its meta."""
     marked, decisions = answer(rng, s)
-    all_marked = [s.context, *s.turns, marked]
-    gold = [[i, *span] for i, text in enumerate(all_marked) for span in spans(text)]
-    messages = [*s.messages(), {"role": "assistant", "content": plain(marked)}]
-    return Dialogue(messages, {**s.meta(), **decisions, "spans": gold, "marked": all_marked})
+    return annotators.annotated(s, [s.context, *s.turns, marked], decisions)
 
 
 def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialogue]:
@@ -303,14 +300,7 @@ def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialog
 
 def preference(rng: Random, s: Scenario) -> Preference:
     """Two different answers to one scenario, ordered by a simulated annotator."""
-    a = b = plain(answer(rng, s)[0])
-    while b == a:
-        b = plain(answer(rng, s)[0])
-    meta = s.meta()
-    gold = {t: judge(meta, t).total for t in (a, b)}
-    if rng.random() > shop.preference_probability(gold[a], gold[b]):
-        a, b = b, a
-    return Preference(s.messages(), a, b, {**meta, "gold": [gold[a], gold[b]]})
+    return annotators.preferred(rng, s, lambda: plain(answer(rng, s)[0]), judge)
 
 
 def preferences(n: int, seed: int = 0, held_out: bool = False) -> list[Preference]:

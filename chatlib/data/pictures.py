@@ -16,7 +16,6 @@ seed.
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
-from chatlib.data import drawing, shop
+from chatlib.data import annotators, drawing, shop
+from chatlib.data.annotators import Trigram
 from chatlib.data.drawing import COLOURS, SHAPES, Codes, Drawing, Image, blank, patches, reconstruct
 from chatlib.data.pictures_text import (
     ANSWERS,
@@ -43,6 +43,7 @@ from chatlib.data.pictures_text import (
 )
 from chatlib.data.schema import Dialogue, Preference
 from chatlib.data.shop import Score
+from chatlib.data.shop import preference_probability as preference_probability
 from chatlib.data.shop_text import FLUENT as SHOP_FLUENT
 
 __all__ = [
@@ -75,7 +76,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 # A code is written as a Cyrillic letter: no other corpus has one, and two bytes are soon one token.
 LETTERS = tuple(chr(0x410 + code) for code in range(drawing.CODES))
 FLUENT_ENOUGH = 0.82  # share of licensed word-class trigrams below which an answer is word salad
-TEMPERATURE = 0.7  # of the annotators: P(a preferred) = sigmoid((gold_a - gold_b) / T)
+TEMPERATURE = shop.TEMPERATURE  # of the annotators, who are as noisy as the shop's
 
 # How often each decision goes wrong in an answer of each quality.
 QUALITIES = {"good": 0.45, "middling": 0.35, "bad": 0.20}
@@ -158,12 +159,6 @@ def with_picture(s: Scenario, codes: Sequence[int]) -> Scenario:
 
 
 # -------------------------------------------------------------------- answers
-def _flaws(rng: Random) -> tuple[str, frozenset[str]]:
-    quality = rng.choices(list(QUALITIES), list(QUALITIES.values()))[0]
-    column = list(QUALITIES).index(quality)
-    return quality, frozenset(f for f, odds in FLAWS.items() if rng.random() < odds[column])
-
-
 def _seen(rng: Random, s: Scenario, flaws: frozenset[str]) -> dict[str, str]:
     """Colour and product as the answer takes them; a mistake never makes a held-out pair."""
     colour, product = s.picture.colour, s.picture.product
@@ -184,7 +179,7 @@ def _core(rng: Random, s: Scenario, flaws: frozenset[str]) -> str:
 
 def answer(rng: Random, s: Scenario) -> tuple[str, dict]:
     """One answer of random quality, and which decisions went wrong."""
-    quality, flaws = _flaws(rng)
+    quality, flaws = annotators.flaws(rng, QUALITIES, FLAWS)
     parts = [_core(rng, s, flaws)]
     if "no_opening" not in flaws:
         parts.insert(0, rng.choice(GREETINGS if s.task == "greeting" else OPENINGS))
@@ -286,23 +281,21 @@ def fluency(text: str) -> float:
 
     The gate against word salad, as in `shop.fluency`. An unknown word fits anywhere.
     """
-    grams = [g for sentence in shop.sentences(text) for g in _class_trigrams(sentence)]
-    return sum("?" in g or g in _trigrams() for g in grams) / max(len(grams), 1)
+    return annotators.fluency(_sentences(text), word_class, _trigrams())
 
 
 @cache
-def _trigrams() -> frozenset[tuple[str, str, str]]:
+def _trigrams() -> frozenset[Trigram]:
     """The word-class trigrams of all that the templates say, and of what people write."""
     core = [t for said in (*ANSWERS.values(), *SHORT.values()) for t in said]
     manners = [*OPENINGS, *GREETINGS, *REFUSALS, *CLOSINGS, *RUDE, *RAMBLES]
     texts = [t.format(colour="red", product="lamp") for t in (*core, *manners)]
     texts += [*FLUENT.strip().splitlines(), *SHOP_FLUENT.strip().splitlines()]
-    return frozenset(g for t in texts for s in shop.sentences(t) for g in _class_trigrams(s))
+    return frozenset(annotators.trigrams([s for t in texts for s in _sentences(t)], word_class))
 
 
-def _class_trigrams(sentence: str) -> list[tuple[str, str, str]]:
-    tags = ["<", "<", *(word_class(w) for w in shop.words(sentence)), ">"]
-    return list(zip(tags, tags[1:], tags[2:]))
+def _sentences(text: str) -> list[list[str]]:
+    return [shop.words(sentence) for sentence in shop.sentences(text)]
 
 
 def well_formed(text: str) -> bool:
@@ -331,21 +324,9 @@ def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialog
     return [demonstration(rng, s) for s, _ in zip(stream, range(n))]
 
 
-def preference_probability(gold_a: float, gold_b: float) -> float:
-    """P(an annotator prefers a) = sigmoid((gold_a - gold_b) / tau): Bradley and Terry 1952."""
-    return 1.0 / (1.0 + math.exp(-(gold_a - gold_b) / TEMPERATURE))
-
-
 def preference(rng: Random, s: Scenario) -> Preference:
     """Two different answers to one scenario, ordered by a simulated annotator."""
-    a = b = answer(rng, s)[0]
-    while b == a:
-        b = answer(rng, s)[0]
-    meta = s.meta()
-    gold = {t: judge(meta, t).total for t in (a, b)}
-    if rng.random() > preference_probability(gold[a], gold[b]):
-        a, b = b, a
-    return Preference(s.messages(), a, b, {**meta, "gold": [gold[a], gold[b]]})
+    return annotators.preferred(rng, s, lambda: answer(rng, s)[0], judge)
 
 
 def preferences(n: int, seed: int = 0, held_out: bool = False) -> list[Preference]:

@@ -17,17 +17,18 @@ in either order, so no held-out pair is trained on in another guise.
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, pairwise
 from random import Random
 
+from chatlib.data import annotators, shop
 from chatlib.data.schema import Dialogue, Preference
+from chatlib.data.shop import Score, preference_probability
 from chatlib.data.tutor_text import (
     ADDRESSES,
     BARE_RESULTS,
@@ -61,7 +62,7 @@ HINTS_ONLY, SOLVED = "hints only", "solutions allowed"  # the record's rule
 PLACES = ("ones", "tens")
 FLUENT_ENOUGH = 0.7  # share of known pairs of neighbouring words below which it is word salad
 LONG = {1: 17, 2: 13}  # words, by level, from which on an answer costs the pupil time
-TEMPERATURE = 0.7  # of the annotators: P(a preferred) = sigmoid((gold_a - gold_b) / T)
+TEMPERATURE = shop.TEMPERATURE  # of the annotators, who are as noisy as the shop's
 
 # How often each decision goes wrong in an answer of each quality. With these shares about six
 # demonstrations in ten pass `check`: a model that imitates them well starts in the middle, with
@@ -298,18 +299,12 @@ def scenarios(seed: int, held_out: bool = False) -> Iterator[Scenario]:
 
 
 # ---------------------------------------------------------------------- answers
-def _flaws(rng: Random) -> tuple[str, set[str]]:
-    quality = rng.choices(list(QUALITIES), list(QUALITIES.values()))[0]
-    column = list(QUALITIES).index(quality)
-    return quality, {flaw for flaw, odds in FLAWS.items() if rng.random() < odds[column]}
-
-
 def _slipped(rng: Random, number: int) -> int:
     """A number near the right one, as one gets it by counting wrong or losing a ten."""
     return number + rng.choice([d for d in (-10, -2, -1, 1, 2, 10) if number + d > 0])
 
 
-def _help(rng: Random, s: Scenario, flaws: set[str]) -> str:
+def _help(rng: Random, s: Scenario, flaws: Set[str]) -> str:
     """A hint or a solution, by the record unless a flaw says otherwise."""
     step = first_step(s.problem, s.avoid if "wrong_trick" in flaws else s.trick)
     slip, kind = "slip" in flaws, "jump" if step.value is None else "sum"
@@ -331,7 +326,7 @@ def _help(rng: Random, s: Scenario, flaws: set[str]) -> str:
     return rng.choice(SOLUTIONS[kind]).format(step=said, rest=f"{step.rest} = {result}")
 
 
-def _verdict(rng: Random, s: Scenario, claim: int, flaws: set[str]) -> str:
+def _verdict(rng: Random, s: Scenario, claim: int, flaws: Set[str]) -> str:
     """Whether the pupil's result is right and, when it is not, where it is wrong."""
     right = claim == s.problem.result
     if right != ("wrong_verdict" in flaws):
@@ -349,7 +344,7 @@ def _verdict(rng: Random, s: Scenario, claim: int, flaws: set[str]) -> str:
     return rng.choice(WRONG["told" if told else "hint"]).format(place=place, rest=rest)
 
 
-def _compose(rng: Random, s: Scenario, flaws: set[str]) -> str:
+def _compose(rng: Random, s: Scenario, flaws: Set[str]) -> str:
     """The whole answer, with the flaws that are asked for and no others."""
     core = _help(rng, s, flaws) if s.claim is None else _verdict(rng, s, s.claim, flaws)
     if "no_name" not in flaws:
@@ -377,7 +372,7 @@ def ideal(rng: Random, s: Scenario) -> str:
 
 def answer(rng: Random, s: Scenario) -> tuple[str, dict]:
     """One answer of random quality, and which decisions went wrong."""
-    quality, flaws = _flaws(rng)
+    quality, flaws = annotators.flaws(rng, QUALITIES, FLAWS)
     return _compose(rng, s, flaws), {"quality": quality, "flaws": sorted(flaws)}
 
 
@@ -595,7 +590,10 @@ def _pairs() -> frozenset[tuple[str, str]]:
     """Neighbouring words in all that the templates can say, and in `FLUENT`."""
     rng = Random("grammar")
     drawn = [scenario(rng) for _ in range(4_000)]
-    texts = [_compose(rng, s, _flaws(rng)[1] - {"cut_off"}) for s in drawn]
+    texts = []
+    for s in drawn:
+        _, wrong = annotators.flaws(rng, QUALITIES, FLAWS)
+        texts.append(_compose(rng, s, wrong - {"cut_off"}))
     texts += FLUENT.replace("#", "7").replace("@", NAMES[0]).strip().splitlines()
     shapes = [_shape(s) for t in texts for s in sentences(t)]
     return frozenset(pair for shape in shapes for pair in pairwise(shape))
@@ -637,15 +635,6 @@ def well_formed(text: str) -> bool:
 
 
 # -------------------------------------------------------------------------- judge
-@dataclass(frozen=True)
-class Score:
-    """The judge's verdict: ``total`` is the sum of ``parts``."""
-
-    total: float
-    parts: dict[str, float]
-    well_formed: bool
-
-
 def judge(meta: dict, text: str) -> Score:
     """The gold reward of an answer, at most 4.
 
@@ -703,21 +692,9 @@ def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialog
     return [demonstration(rng, s) for s in islice(scenarios(seed, held_out), n)]
 
 
-def preference_probability(gold_a: float, gold_b: float) -> float:
-    """P(an annotator prefers a) = sigmoid((gold_a - gold_b) / tau): Bradley and Terry 1952."""
-    return 1.0 / (1.0 + math.exp(-(gold_a - gold_b) / TEMPERATURE))
-
-
 def preference(rng: Random, s: Scenario) -> Preference:
     """Two different answers to one scenario, ordered by a simulated annotator."""
-    a = b = answer(rng, s)[0]
-    while b == a:
-        b = answer(rng, s)[0]
-    meta = s.meta()
-    gold = {t: judge(meta, t).total for t in (a, b)}
-    if rng.random() > preference_probability(gold[a], gold[b]):
-        a, b = b, a
-    return Preference(s.messages(), a, b, {**meta, "gold": [gold[a], gold[b]]})
+    return annotators.preferred(rng, s, lambda: answer(rng, s)[0], judge)
 
 
 def preferences(n: int, seed: int = 0, held_out: bool = False) -> list[Preference]:
