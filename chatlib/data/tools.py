@@ -21,6 +21,7 @@ from chatlib.data.shop_text import DAYS
 
 Entry = tuple[str, int, str]  # an appointment: day, hour (0 to 23), name
 Calendar = Mapping[tuple[str, int], str]  # the names of appointments by day and hour; read-only
+Talk = tuple[list[dict], Calendar]  # a conversation so far, and the calendar at this point
 Answer = Callable[[list[dict]], str]  # a policy: the assistant's next turn after these messages
 
 SHOWN = 40  # characters of a request that an error message quotes
@@ -127,13 +128,32 @@ def converse(
     Each call is run and its reply appended, until a turn is no call. After ``most`` calls the
     policy is asked once more, so that it can speak; a call in that last turn is not run.
     """
-    messages = list(messages)
+    (talk,) = converse_all(lambda talks: [answer(talks[0])], [(messages, of)], most)
+    return talk
+
+
+def converse_all(
+    answers: Callable[[list[list[dict]]], list[str]],
+    begun: Iterable[Talk],
+    most: int = 3,
+    reply: Callable[[Call, Calendar], tuple[str, Calendar]] = run,
+) -> list[Talk]:
+    """`converse` for many conversations at once: ``answers`` gives the next turn of each.
+
+    ``reply`` runs a call; another one than `run` shows what a policy makes of its reply.
+    """
+    talks = [(list(messages), of) for messages, of in begun]
+    waiting = list(range(len(talks)))
     for left in range(most, -1, -1):
-        text = answer(list(messages))
-        messages.append({"role": "assistant", "content": text})
-        call = parse(text)
-        if call is None or not left:
-            break
-        reply, of = run(call, of)
-        messages.append({"role": "system", "content": reply})
-    return messages, of
+        texts = answers([list(talks[i][0]) for i in waiting]) if waiting else []
+        calls = {}
+        for i, text in zip(waiting, texts):
+            talks[i][0].append({"role": "assistant", "content": text})
+            if (call := parse(text)) and left:
+                calls[i] = call
+        for i, call in calls.items():
+            messages, of = talks[i]
+            said, after = reply(call, of)
+            talks[i] = ([*messages, {"role": "system", "content": said}], after)
+        waiting = list(calls)
+    return talks

@@ -52,31 +52,13 @@ def conversations(
     cases: Sequence[Scenario],
     most: int = 3,
     reply: Reply = tools.run,
-) -> list[tuple[list[dict], tools.Calendar]]:
-    """`tools.converse` for many scenarios at once: ``ask`` answers a list of conversations.
-
-    ``reply`` runs a call; another one than `tools.run` shows what a policy makes of its reply.
-    """
-    talks = [(list(case.messages()), tools.calendar(case.entries)) for case in cases]
-    waiting = list(range(len(cases)))
-    for left in range(most, -1, -1):
-        texts = ask([talks[i][0] for i in waiting]) if waiting else []
-        calls = {}
-        for i, text in zip(waiting, texts):
-            talks[i][0].append({"role": "assistant", "content": text})
-            if (call := tools.parse(text)) and left:
-                calls[i] = call
-        for i, call in calls.items():
-            said, after = reply(call, talks[i][1])
-            talks[i][0].append({"role": "system", "content": said})
-            talks[i] = (talks[i][0], after)
-        waiting = list(calls)
-    return talks
+) -> list[tools.Talk]:
+    """`tools.converse_all` from the beginning of some scenarios."""
+    begun = [(case.messages(), tools.calendar(case.entries)) for case in cases]
+    return tools.converse_all(ask, begun, most, reply)
 
 
-def outcomes(
-    cases: Sequence[Scenario], talks: Sequence[tuple[list[dict], tools.Calendar]]
-) -> pd.DataFrame:
+def outcomes(cases: Sequence[Scenario], talks: Sequence[tools.Talk]) -> pd.DataFrame:
     """What came of conversations: ``task``, ``calls``, ``calendar`` (as it should be), ``told``
     (the last turn is a true, whole answer), ``done`` (both), ``gold`` and the last ``answer``."""
     rows = []

@@ -8,7 +8,6 @@ either language. *Alignment*: a translator, and where its heads look.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -17,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from chatlib.book.experiments import Witnesses, bracketed, loaded, part
-from chatlib.data import chinese, drawing, personal, pictures, shop
+from chatlib.data import chinese, corpora, drawing, personal, pictures, readers, shop
 from chatlib.data.drawing import COLOURS, SHAPES
+from chatlib.data.schema import Dialogue
 from chatlib.evaluate import alignment, uses
 from chatlib.lab import Run, TinyModel, launch, recipe
 from chatlib.runs import identity
@@ -115,16 +115,18 @@ def tastes(run: Run) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------- languages
 def speaker(arm: str, seed: int) -> SFTConfig:
-    """SFT on the dialogues of an arm, which are a file: so many of each corpus."""
-    path = (
-        identity.root() / "data" / f"outlook-{arm.replace(' ', '-').replace(',', '')}-{seed}.jsonl"
-    )
+    """SFT on the dialogues of an arm: so many of each corpus, in random order."""
     dialogues = [d for corpus, n in ARMS[arm] for d in drawn(corpus, n, seed)]
     order = np.random.default_rng(seed).permutation(len(dialogues))
+    name = arm.replace(" ", "-").replace(",", "")
+    return on_file(f"outlook-{name}-{seed}", [dialogues[i] for i in order], seed)
+
+
+def on_file(name: str, dialogues: list[Dialogue], seed: int) -> SFTConfig:
+    """SFT on dialogues of one's own, written beside the runs; the vocabulary fits two languages."""
+    path = identity.root() / "data" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        for i in order:
-            file.write(json.dumps({"messages": dialogues[i]}, ensure_ascii=False) + "\n")
+    readers.write([Dialogue(d.messages) for d in dialogues], path)
     return cast(
         SFTConfig,
         recipe(
@@ -140,10 +142,11 @@ def speaker(arm: str, seed: int) -> SFTConfig:
     )
 
 
-def drawn(corpus: str, n: int, seed: int) -> list[list[dict]]:
+def drawn(corpus: str, n: int, seed: int) -> list[Dialogue]:
     """The first dialogues of a corpus's stream; those of both languages are translations."""
-    module: Any = chinese if corpus == "shop-zh" else shop
-    return [dialogue.messages for dialogue in module.demonstrations(n, seed=seed)]
+    module: Any = corpora.corpus(corpus)
+    found: list[Dialogue] = module.demonstrations(n, seed=seed)
+    return found
 
 
 def speaking(arm: str, seed: int) -> dict[str, Any]:
@@ -172,25 +175,9 @@ def heard(run: Run) -> dict[str, Any]:
 # --------------------------------------------------------------------------- alignment
 def aligned(seed: int) -> dict[str, Any]:
     """A translator's heads: the best one on some sentences, judged on others."""
-    pairs = chinese.pairs(PAIRS, seed=seed)
-    path = identity.root() / "data" / f"outlook-translations-{seed}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        for english, other in pairs:
-            turns = [("user", other), ("assistant", english)]
-            messages = [{"role": role, "content": text} for role, text in turns]
-            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
-    config = recipe(
-        "sft",
-        seed,
-        model=TinyModel(vocab_size=WORDS),
-        sources=str(path),
-        split=(1, 0, 0),
-        records=PAIRS,
-        held_out=0,
-        steps=LANGUAGE_STEPS,
-    )
-    run = launch(config)
+    pairs = [(("user", other), ("assistant", en)) for en, other in chinese.pairs(PAIRS, seed=seed)]
+    turns = [[{"role": role, "content": text} for role, text in pair] for pair in pairs]
+    run = launch(on_file(f"outlook-translations-{seed}", list(map(Dialogue, turns)), seed))
     return part(f"outlook-{run.name}-{KEPT_PAIRS}", partial(attended, run))
 
 

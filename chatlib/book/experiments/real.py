@@ -8,6 +8,7 @@ Launches save checkpoints and are resumed, so that the experiment may be stopped
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -148,16 +149,20 @@ def measured(net: Any, tokenizer: Any) -> dict[str, Any]:
 
 def gold(net: Any, tokenizer: Any, cases: list[shop.Scenario], temperature: float) -> Any:
     """The judge's verdicts on an answer to each prompt. (cases,)"""
+    return asked(net, tokenizer, cases, temperature)["gold"].to_numpy()
+
+
+def asked(net: Any, tokenizer: Any, cases: list[shop.Scenario], temperature: float) -> Any:
+    """An answer to each prompt, judged: `policy.assess`."""
     options: dict[str, Any] = {"temperature": temperature, "max_answer_tokens": ANSWER}
-    return policy.assess(net, tokenizer, cases, **options)["gold"].to_numpy()
+    return policy.assess(net, tokenizer, cases, **options)
 
 
 def said(
     net: Any, tokenizer: Any, cases: list[shop.Scenario], temperature: float
 ) -> dict[str, Any]:
     """Gold prompt by prompt; means of facts, names and numbers grounded, form and words."""
-    options: dict[str, Any] = {"temperature": temperature, "max_answer_tokens": ANSWER}
-    table = policy.assess(net, tokenizer, cases, **options)
+    table = asked(net, tokenizer, cases, temperature)
     grounded = policy.grounding(cases, table["answer"].tolist())["grounded"]
     return {
         "gold": table["gold"].round(4).tolist(),
@@ -172,8 +177,6 @@ def said(
 
 def known(net: Any, tokenizer: Any) -> float:
     """Share of `KNOWN` that is answered rightly, without the shop's facts before it, greedy."""
-    import re
-
     from chatlib.train import rollout
 
     asked = [[{"role": "user", "content": question}] for question, _ in KNOWN]
