@@ -95,7 +95,7 @@ def tuned(start: Run, arm: str, seed: int) -> PPOConfig:
 def tastes(run: Run) -> dict[str, Any]:
     """Each question under both preferences; also in words for them that nobody trained on."""
     net, tokenizer = loaded(run)
-    found: dict[str, Any] = {"run": run.name}
+    found: dict[str, Any] = {}
     for which in ("new", "held out"):
         cases = uses.scenarios("personal", CASES, held_out=which == "held out")
         both = [*cases, *map(personal.twin, cases)]
@@ -158,7 +158,7 @@ def speaking(arm: str, seed: int) -> dict[str, Any]:
 def heard(run: Run) -> dict[str, Any]:
     """One model, asked in Chinese and in English, new prompts and held-out words."""
     net, tokenizer = loaded(run)
-    found: dict[str, Any] = {"run": run.name}
+    found: dict[str, Any] = {}
     for language, corpus in (("in Chinese", "shop-zh"), ("in English", "shop")):
         for which in ("new", "held out"):
             cases = uses.scenarios(corpus, CASES, held_out=which == "held out")
@@ -196,7 +196,6 @@ def attended(run: Run) -> dict[str, Any]:
     chosen, judged = alignment.hits(linked[:half]), alignment.hits(linked[half:])
     best = np.unravel_index(chosen.argmax(), chosen.shape)
     return {
-        "run": run.name,
         "best": [int(i) for i in best],
         "share": float(judged[best]),
         "heads": judged.round(4).tolist(),
@@ -223,7 +222,7 @@ def looked(run: Run) -> dict[str, Any]:
     net, tokenizer = loaded(run)
     kept = uses.scenarios("pictures", CASES, held_out=True)
     blank = [pictures.with_picture(case, drawing.blank()) for case in kept]
-    found: dict[str, Any] = {"run": run.name}
+    found: dict[str, Any] = {}
     on = {"new": uses.scenarios("pictures", CASES), "held-out pairs": kept, "blank": blank}
     for which, cases in on.items():
         table = uses.assess("pictures", net, tokenizer, cases, temperature=0.0)

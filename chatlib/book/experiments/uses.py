@@ -96,7 +96,7 @@ def tutor(arm: str, seed: int) -> dict[str, Any]:
 def solving(run: Run) -> dict[str, Any]:
     """Shares solved prompt by prompt, gold and its parts."""
     net, tokenizer = loaded(run)
-    found: dict[str, Any] = {"run": run.name}
+    found: dict[str, Any] = {}
     for which in ("new", "held out"):
         cases = uses.scenarios("tutor", CASES, held_out=which == "held out")
         ask = partial(uses.assess, "tutor", net, tokenizer, cases, max_answer_tokens=48)
@@ -155,7 +155,7 @@ def working(run: Run) -> dict[str, Any]:
     from chatlib.train import rollout
 
     net, tokenizer = loaded(run)
-    found: dict[str, Any] = {"run": run.name}
+    found: dict[str, Any] = {}
 
     def ask(talks: list[list[dict]]) -> list[str]:
         return rollout.answer(net, tokenizer, talks, temperature=0.0)
