@@ -26,7 +26,7 @@ class Card:
         return "\n".join([HEAD, *lines, "", self.footer])
 
     def __repr__(self) -> str:
-        return f"{self.live} runs of this build, {len(self.rows) - self.live} stored results"
+        return f"runs of this build: {self.live}; stored results: {len(self.rows) - self.live}"
 
 
 def card(*runs: Run, results: tuple[str, ...] = ()) -> Card:

@@ -306,6 +306,17 @@ def heatmap(
     return figure
 
 
+@_styled
+def pictures(images: Mapping[str, Any], columns: int = 6) -> Figure:
+    """Small pictures (height, width, red-green-blue of 0 to 255), their captions above them."""
+    figure, grid = _panels(len(images), columns, 1.15)
+    for axes, (caption, image) in zip(grid, images.items()):
+        axes.imshow(np.asarray(image), interpolation="nearest")
+        axes.set_title(caption, fontsize=8)
+        axes.set_axis_off()
+    return figure
+
+
 def attention_map(weights: Any, queries: Sequence[str], keys: Sequence[str]) -> Figure:
     """Attention weights (queries, keys), rows summing to 1, with the tokens on the axes."""
     return heatmap(weights, queries, keys, "key (attended to)", "query (attends)", (0.0, 1.0))

@@ -29,6 +29,7 @@ FIGURES = {
     "histogram": lambda: plots.histogram({"a": STEPS, "b": STEPS + 3}, "tokens"),
     "scatter": lambda: plots.scatter(STEPS, STEPS, "x", "y", groups=["a", "b"] * 10),
     "heatmap": lambda: plots.heatmap(np.eye(3), "abc", "xyz"),
+    "pictures": lambda: plots.pictures({"a": np.zeros((4, 4, 3), np.uint8), "b": np.eye(4)}),
     "attention": lambda: plots.attention_map(np.eye(3), "abc", "xyz"),
     "with_intervals": lambda: plots.with_intervals({"a": NUMBERED, "b": NUMBERED[:1]}, "x", "y"),
     "forest": lambda: plots.forest({"a": INTERVALS, "b": INTERVALS[["value"]][:1]}, "points"),

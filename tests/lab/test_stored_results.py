@@ -50,7 +50,7 @@ def test_a_card_names_seed_seconds_code_and_state(tmp_path, monkeypatch):
     table = card._repr_markdown_().splitlines()
     assert table[2].startswith("| run `sft-1` | 3 | 61 s |") and "| complete |" in table[2]
     assert "| 0, 1 | 60 s | sft " in table[3] and "| stored |" in table[3]
-    assert "torch" in table[-1] and repr(card) == "1 runs of this build, 1 stored results"
+    assert "torch" in table[-1] and repr(card) == "runs of this build: 1; stored results: 1"
 
 
 @pytest.mark.parametrize("here", plots._PIPELINE)
