@@ -77,7 +77,7 @@ def styled(arm: str, seed: int) -> dict[str, Any]:
     """How often answers have the stated style, and what they are worth without it, to twins."""
     start = finished(recipe("sft", seed, sources="personal"))
     run = start if arm == "sft" else finished(tuned(start, arm, seed))
-    shown = [name for name in ("held_out_loss", "score", "gold") if name in run.metrics]
+    shown = [name for name in ("held_out_loss", "kl", "gold") if name in run.metrics]
     curves = {name: run.metrics[name].dropna().round(4).tolist() for name in shown}
     return part(f"outlook-{run.name}-{CASES}", partial(tastes, run)) | {"curves": curves}
 
@@ -94,7 +94,8 @@ def tuned(start: Run, arm: str, seed: int) -> PPOConfig:
             reward=PAID[arm],
             sources="personal",
             share_prompts=True,
-            kl_ctl=0.08,
+            steps=160,
+            kl_ctl=0.02,
         ),
     )
 
