@@ -266,7 +266,7 @@ PROFILES = {
                 "num_warmup_steps": 5,
                 "eval_every": 20,
             },
-            "reward": {"records": 2_400, "held_out": 200, "batch_size": 16, "steps": 80},
+            "reward": {"records": 2_400, "held_out": 200, "batch_size": 16, "steps": 60},
             "ppo": {
                 "batch_size": 32,
                 "steps": 30,
