@@ -1,4 +1,4 @@
-"""Attention as alignment: which Chinese token an English word was taken from (chapter 17).
+"""Attention as alignment: which token of the prompt a word was taken from (chapters 15 and 17).
 
 Bahdanau et al. 2015 read a translation model's attention as an alignment of two sentences. Here
 the true alignment of some words is known: both languages' texts have the same marked facts.
@@ -19,7 +19,7 @@ from chatlib.data import template
 
 @dataclass(frozen=True)
 class Linked:
-    """A sentence and its translation, token by token, with the facts that both of them name.
+    """A prompt and its answer, token by token, with the facts that both of them name.
 
     ``links`` maps a place that predicts the first token of a fact to the places of the prompt in
     which the same fact stands. ``attention`` is (layers, heads, time, time).
@@ -32,10 +32,9 @@ class Linked:
 
 
 def linked(
-    net: Any, tokenizer: Any, source: str, target: str, facts: Sequence[tuple[str, str]]
+    net: Any, tokenizer: Any, asked: list[dict], target: str, facts: Sequence[tuple[str, str]]
 ) -> Linked:
-    """One pair under a model that translates; ``facts`` are (in the source, in the target)."""
-    asked = [{"role": "user", "content": source}]
+    """A prompt and its answer under a model; ``facts`` are (in the prompt, in the answer)."""
     prompt = template.encode_prompts(tokenizer, [asked])[0]
     answer = template.encode_answers(tokenizer, [asked], [target])[0]
     ids = prompt + answer

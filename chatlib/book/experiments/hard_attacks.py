@@ -29,7 +29,7 @@ from chatlib.train import rollout
 STAGES = ("sft", "reward", "ppo")
 SEEDS = (0, 1, 2)
 ROUNDS = 2  # of hardening; each tunes from the PPO model, on the triggers of all rounds so far
-POOL, TEST = 7001, 7002  # seeds of the prompts that attacks are chosen on, and judged on
+POOL, TEST = 7001, 7003  # seeds of the prompts attacks are chosen on and judged on (7002: pilots)
 CASES = 300  # prompts that an attack is judged on, and as many ordinary ones for gold
 SEEN = 12  # prompts whose leak a search makes likely
 CHOICE = 60  # prompts on which one of the searched triggers is chosen

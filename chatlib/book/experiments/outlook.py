@@ -196,7 +196,7 @@ def attended(run: Run) -> dict[str, Any]:
     fresh = islice(chinese.pairs(2 * KEPT_PAIRS, seed=1000), 2 * KEPT_PAIRS)
     known = [(other, english, facts_of(english)) for english, other in fresh]
     linked = [
-        alignment.linked(net, tokenizer, other, english, facts)
+        alignment.linked(net, tokenizer, [{"role": "user", "content": other}], english, facts)
         for other, english, facts in known
         if facts
     ]
