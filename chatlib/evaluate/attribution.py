@@ -109,7 +109,8 @@ def _gradient(f: Function, x: Tensor) -> Tensor:
 def by_tokens(method: Method, scorer: Scorer, prompt: list[dict], text: str) -> np.ndarray:
     """The shares of a method that looks at input vectors, added up sentence by sentence.
 
-    The baseline is the mean of the vocabulary's vectors. (sentences,)
+    The answer's tokens get them; the prompt stays as it is. The baseline is the mean of the
+    vocabulary's vectors. (sentences,)
     """
     import torch
 
@@ -119,16 +120,20 @@ def by_tokens(method: Method, scorer: Scorer, prompt: list[dict], text: str) -> 
     opened = template.encode_prompts(tokenizer, [prompt])[0]
     read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     table = model.get_input_embeddings()
-    ids = [*opened, *read["input_ids"], tokenizer.eos_token_id]
     with torch.no_grad():
-        x, baseline = table(torch.tensor(ids)), table.weight.mean(0)
+        before, x, after = (
+            table(torch.tensor(ids))
+            for ids in (opened, read["input_ids"], [tokenizer.eos_token_id])
+        )
+        baseline = table.weight.mean(0)
 
     def f(rows: Tensor) -> Tensor:
-        hidden = model.model(inputs_embeds=rows, use_cache=False).last_hidden_state[:, -1]
+        around = [part.expand(len(rows), *part.shape) for part in (before, after)]
+        whole = torch.cat([around[0], rows, around[1]], dim=1)
+        hidden = model.model(inputs_embeds=whole, use_cache=False).last_hidden_state[:, -1]
         return model.score(hidden)[:, 0]
 
-    shares = method(f, x, baseline)[len(opened) : len(ids) - 1]
-    return of_spans(spans(text), read["offset_mapping"], shares.tolist())
+    return of_spans(spans(text), read["offset_mapping"], method(f, x, baseline).tolist())
 
 
 def of_spans(of: Sequence[Span], tokens: Sequence[Span], values: Sequence[float]) -> np.ndarray:
