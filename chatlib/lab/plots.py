@@ -309,11 +309,18 @@ def heatmap(
 @_styled
 def pictures(images: Mapping[str, Any], columns: int = 6) -> Figure:
     """Small pictures (height, width, red-green-blue of 0 to 255), their captions above them."""
-    figure, grid = _panels(len(images), columns, 1.15)
-    for axes, (caption, image) in zip(grid, images.items()):
+    import matplotlib.pyplot as plt
+
+    rows = -(-len(images) // columns)
+    figure, grid = plt.subplots(  # the book's layout never settles for pictures of a fixed shape
+        rows, columns, figsize=(WIDTH, 1.1 * rows), squeeze=False, layout="none"
+    )
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.88, wspace=0.2, hspace=0.4)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (caption, image) in zip(grid.flat, images.items()):
         axes.imshow(np.asarray(image), interpolation="nearest")
         axes.set_title(caption, fontsize=8)
-        axes.set_axis_off()
     return figure
 
 
