@@ -64,7 +64,8 @@ def told(sft: Run, reward: Run) -> dict[str, Any]:
     cases = policy.scenarios(CHOSEN_ON + CASES)
     answers = rollout.answer(net, tokenizer, [case.messages() for case in cases])
     judge = scorer.load(reward)
-    rows = [explained(judge, case, text) for case, text in zip(cases, answers)]
+    lot = np.random.default_rng(0)
+    rows = [explained(judge, case, text, lot) for case, text in zip(cases, answers)]
     choosing, reported = rows[:CHOSEN_ON], rows[CHOSEN_ON:]
     first = {name: areas(choosing, name) for name in METHODS}
     shares = np.concatenate([row["worth"] for row in reported])
@@ -78,9 +79,9 @@ def told(sft: Run, reward: Run) -> dict[str, Any]:
     }
 
 
-def explained(judge: Scorer, case: shop.Scenario, text: str) -> Row:
+def explained(judge: Scorer, case: shop.Scenario, text: str, lot: np.random.Generator) -> Row:
     """Of every sentence of an answer: its worth, its tokens, and what each method gives it."""
-    prompt, lot = case.messages(), np.random.default_rng(len(text))
+    prompt = case.messages()
     found = {"worth": attribution.worth(case.meta(), text)}
     found["tokens"] = attribution.counts(text, judge.tokenizer)
     found["removal"] = attribution.removal(judge, prompt, text)
