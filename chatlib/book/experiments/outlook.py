@@ -82,7 +82,7 @@ def styled(arm: str, seed: int) -> dict[str, Any]:
     run = start if arm == "sft" else finished(tuned(start, arm, seed))
     shown = [name for name in ("held_out_loss", "kl", "gold") if name in run.metrics]
     curves = {name: run.metrics[name].dropna().round(4).tolist() for name in shown}
-    return part(f"outlook-{run.name}-{CASES}", partial(tastes, run)) | {"curves": curves}
+    return part(f"outlook-{run.name}-{CASES}-words", partial(tastes, run)) | {"curves": curves}
 
 
 def tuned(start: Run, arm: str, seed: int) -> PPOConfig:
@@ -113,8 +113,10 @@ def tastes(run: Run) -> dict[str, Any]:
         table = uses.assess("personal", net, tokenizer, both)
         metas, texts = [case.meta() for case in both], table["answer"]
         content = [personal.gold_of_the_shop(m, t) for m, t in zip(metas, texts)]
+        solved = table["solved"].astype(float)
         found[which] = {
-            "matches": bracketed(table["solved"].astype(float)),
+            "matches": bracketed(solved),
+            "by_wording": solved.groupby([case.wording["short"] for case in both]).mean().to_dict(),
             "gold": float(table["gold"].mean()),
             "content": bracketed(content),
             "words": table.groupby([m["preference"] for m in metas])["answer"]
@@ -171,7 +173,7 @@ def right(module: Any, dialogue: Dialogue) -> bool:
 def speaking(arm: str, seed: int) -> dict[str, Any]:
     """Facts and gold of greedy answers, asked in both languages."""
     run = finished(speaker(arm, seed))
-    return part(f"outlook-{run.name}-{CASES}", partial(heard, run))
+    return part(f"outlook-{run.name}-{CASES}-product", partial(heard, run))
 
 
 def heard(run: Run) -> dict[str, Any]:
@@ -183,8 +185,11 @@ def heard(run: Run) -> dict[str, Any]:
             cases = uses.scenarios(corpus, CASES, held_out=which == "held out")
             table = uses.assess(corpus, net, tokenizer, cases, temperature=0.0)
             facts = pd.DataFrame(table["parts"].tolist())["facts"] / 2
+            needs = np.array(["product" in shop.REQUIRED[case.intent] for case in cases])
             found[f"{language}, {which}"] = {
                 "facts": bracketed(facts),
+                "with a product": bracketed(facts[needs]),
+                "without": bracketed(facts[~needs]),
                 "gold": bracketed(table["gold"]),
                 "answers": table["answer"][:2].tolist(),
             }
@@ -197,7 +202,7 @@ def aligned(seed: int) -> dict[str, Any]:
     pairs = [(("user", other), ("assistant", en)) for en, other in chinese.pairs(PAIRS, seed=seed)]
     turns = [[{"role": role, "content": text} for role, text in pair] for pair in pairs]
     run = finished(on_file(f"outlook-translations-{seed}", list(map(Dialogue, turns)), seed))
-    return part(f"outlook-{run.name}-{KEPT_PAIRS}", partial(attended, run))
+    return part(f"outlook-{run.name}-{KEPT_PAIRS}-facts", partial(attended, run))
 
 
 def attended(run: Run) -> dict[str, Any]:
@@ -219,6 +224,7 @@ def attended(run: Run) -> dict[str, Any]:
         "share": float(judged[best]),
         "heads": judged.round(4).tolist(),
         "chance": alignment.chance(linked[half:]),
+        "facts": sum(len(pair.links) for pair in linked[half:]),
         "example": shown(max(linked[half:], key=lambda pair: len(pair.links)), best, tokenizer),
     }
 
@@ -242,7 +248,7 @@ def facts_of(english: str) -> list[tuple[str, str]]:
 def looking(seed: int) -> dict[str, Any]:
     """Colour and thing named from a picture's tokens, of held-out pairs and of a blank picture."""
     run = finished(recipe("sft", seed, sources="pictures"))
-    return part(f"outlook-{run.name}-{CASES}", partial(looked, run))
+    return part(f"outlook-{run.name}-{CASES}-refuses", partial(looked, run))
 
 
 def looked(run: Run) -> dict[str, Any]:
@@ -255,7 +261,8 @@ def looked(run: Run) -> dict[str, Any]:
     for which, cases in on.items():
         table = uses.assess("pictures", net, tokenizer, cases, temperature=0.0)
         found[which] = {kind: named(cases, table["answer"], kind) for kind in ("colour", "product")}
-        found[which] |= {"answers": table["answer"][:2].tolist()}
+        refuses = table["answer"].str.contains(shop.REFUSAL)
+        found[which] |= {"refuses": float(refuses.mean()), "answers": table["answer"][:2].tolist()}
     return found | {"chance": {"colour": 1 / len(COLOURS), "product": 1 / len(SHAPES)}}
 
 
