@@ -6,8 +6,8 @@ PYTHON ?= python3
 PAGES ?=
 CHECKS ?=
 REAL ?=
-EXPERIMENTS := ppo bands overoptimisation scaling alternatives museum answers hard uses real \
-	serving outlook
+EXPERIMENTS := ppo bands overoptimisation scaling alternatives museum answers hard reasons \
+	uses real serving outlook
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready

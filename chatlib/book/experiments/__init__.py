@@ -42,6 +42,7 @@ NAMES = (
     "museum",
     "answers",
     "hard",
+    "reasons",
     "uses",
     "real",
     "serving",

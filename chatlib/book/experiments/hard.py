@@ -1,25 +1,18 @@
-"""What is hard (chapter 15): privacy, bias, attacks and explanations, each in its own module."""
+"""What is hard (chapter 15): privacy, bias and attacks, each an experiment of its own module."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
-from chatlib.book.experiments import (
-    Witnesses,
-    hard_attacks,
-    hard_attribution,
-    hard_bias,
-    hard_privacy,
-)
+from chatlib.book.experiments import Witnesses, hard_attacks, hard_bias, hard_privacy
 
 STAGES = ("sft", "reward", "ppo", "dpo")
 
 
 def results() -> dict[str, Any]:
-    """All of them; what is finished is found again."""
+    """All three; what is finished is found again."""
     found = hard_privacy.results() | hard_bias.results() | {"attacks": hard_attacks.results()}
-    found |= hard_attribution.results()
     return {"seed_list": list(hard_attacks.SEEDS), **found}
 
 
@@ -28,6 +21,5 @@ def witnesses() -> Witnesses:
     return {
         ("privacy", "arms", "planted", 0): partial(hard_privacy.one, "planted", 0),
         ("bias", "arms", "planted", 0): partial(hard_bias.one, "planted", 0),
-        ("attribution", 0): partial(hard_attribution.attributed, 0),
         ("attacks", "seeds", 0): partial(hard_attacks.hardened, hard_attacks.SEEDS[0]),
     }

@@ -1,4 +1,4 @@
-"""What is hard, explanations (chapter 15): do they name what the rubric pays, and what does work?
+"""Explanations (chapter 15): do they name what the rubric pays, and what is needed for it?
 
 *Attribution*: the judge is a program, so the right shares of a score's sentences are known. Several
 methods explain the reward model's scores; which is best is chosen on some answers and reported on
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from chatlib.book.experiments import bracketed, loaded, part
+from chatlib.book.experiments import Witnesses, bracketed, loaded, part
 from chatlib.compress import prune
 from chatlib.data import shop
 from chatlib.evaluate import alignment, attribution, policy, scorer
@@ -23,6 +23,7 @@ from chatlib.lab import Run, launch, recipe
 from chatlib.settings.stages import RewardConfig, SFTConfig
 from chatlib.train import rollout
 
+STAGES = ("sft", "reward")
 SEEDS = (0, 1, 2)
 CHOSEN_ON, CASES = 60, 240  # answers that choose the method; answers that it is reported on
 LEAST = 0.25  # points of gold from which a sentence is called paid or fined
@@ -40,7 +41,13 @@ Row = dict[str, np.ndarray]
 
 def results() -> dict[str, Any]:
     """Both, of three seeds of the models."""
-    return {"attribution": [attributed(s) for s in SEEDS], "heads": [knocked(s) for s in SEEDS]}
+    found = {"attribution": [attributed(s) for s in SEEDS], "heads": [knocked(s) for s in SEEDS]}
+    return {"seed_list": list(SEEDS), **found}
+
+
+def witnesses() -> Witnesses:
+    """The first seed of both."""
+    return {("attribution", 0): partial(attributed, 0), ("heads", 0): partial(knocked, 0)}
 
 
 def models_of(seed: int) -> tuple[Run, Run]:
@@ -54,7 +61,7 @@ def models_of(seed: int) -> tuple[Run, Run]:
 def attributed(seed: int) -> dict[str, Any]:
     """How well each method tells what is paid from the rest, and what is fined."""
     sft, reward = models_of(seed)
-    key = f"hard-attribution-{sft.name}-{reward.name}-{CHOSEN_ON}-{CASES}"
+    key = f"reasons-{sft.name}-{reward.name}-{CHOSEN_ON}-{CASES}"
     return part(key, partial(told, sft, reward))
 
 
@@ -117,7 +124,7 @@ def with_interval(rows: list[Row], name: str) -> dict[str, dict[str, float]]:
 def knocked(seed: int) -> dict[str, Any]:
     """What the policy loses without each head, and how often the head looks at a fact."""
     sft, _ = models_of(seed)
-    return part(f"hard-heads-{sft.name}-{KNOCKED}", partial(missed, sft))
+    return part(f"reasons-heads-{sft.name}-{KNOCKED}", partial(missed, sft))
 
 
 def missed(sft: Run) -> dict[str, Any]:
