@@ -9,7 +9,7 @@ head looks. Nothing is trained but the book's own models.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,9 +52,8 @@ def witnesses() -> Witnesses:
 
 def models_of(seed: int) -> tuple[Run, Run]:
     """The book's SFT and reward model of a seed."""
-    first: SFTConfig = recipe("sft", seed)
-    then: RewardConfig = recipe("reward", seed)
-    return launch(first), launch(then)
+    configs = recipe("sft", seed), recipe("reward", seed)
+    return launch(cast(SFTConfig, configs[0])), launch(cast(RewardConfig, configs[1]))
 
 
 # ------------------------------------------------------------------------- attribution
