@@ -113,12 +113,18 @@ def _line(axes: Axes, table: pd.DataFrame, name: str, smooth: float, i: int, lab
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
 
 
-def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels in rows of ``columns``; ``height`` inches a row."""
+def _panels(
+    count: int, columns: int, height: float, layout: Any = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels in rows of ``columns``; ``height`` inches a row.
+
+    ``layout`` is matplotlib's, the book's where not given.
+    """
     import matplotlib.pyplot as plt
 
     rows = -(-count // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False)
+    size = (WIDTH, height * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout)
     for axes in grid.flat[count:]:
         axes.remove()
     return figure, list(grid.flat[:count])
@@ -309,18 +315,13 @@ def heatmap(
 @_styled
 def pictures(images: Mapping[str, Any], columns: int = 6) -> Figure:
     """Small pictures (height, width, red-green-blue of 0 to 255), their captions above them."""
-    import matplotlib.pyplot as plt
-
-    rows = -(-len(images) // columns)
-    figure, grid = plt.subplots(  # the book's layout never settles for pictures of a fixed shape
-        rows, columns, figsize=(WIDTH, 1.1 * rows), squeeze=False, layout="none"
-    )
+    # the book's layout never settles for pictures of a fixed shape
+    figure, grid = _panels(len(images), columns, 1.1, layout="none")
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.88, wspace=0.2, hspace=0.4)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, (caption, image) in zip(grid.flat, images.items()):
+    for axes, (caption, image) in zip(grid, images.items()):
         axes.imshow(np.asarray(image), interpolation="nearest")
         axes.set_title(caption, fontsize=8)
+        axes.set_axis_off()
     return figure
 
 
