@@ -147,6 +147,13 @@ def part(key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return figures
 
 
+def finished(config: Any) -> Run:
+    """The run of a stage's settings, continued from its newest checkpoint if it was begun."""
+    from chatlib.lab import launch
+
+    return launch(config, resume=True)
+
+
 def loaded(run: Run) -> tuple[Any, Any]:
     """(policy, tokenizer) of a finished run, without a bar of transformers' own."""
     from chatlib.train import models

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from chatlib.book.experiments import bracketed, loaded, part, rounded
+from chatlib.book.experiments import bracketed, finished, loaded, part, rounded
 from chatlib.book.experiments.alternatives import write_dialogues
 from chatlib.data import shop, template
 from chatlib.evaluate import attacks, policy, winrate
 from chatlib.evaluate.frontier import over_seeds
-from chatlib.lab import Run, launch, recipe, trained
+from chatlib.lab import Run, recipe, trained
 from chatlib.runs import identity
 from chatlib.train import rollout
 
@@ -219,7 +219,7 @@ def tuned(seed: int, turn: int, triggers: Sequence[str]) -> Run:
     write(path, seed, triggers)
     data: dict[str, Any] = {"sources": [str(path)], "split": (1, 0, 0)}
     data |= {"records": DIALOGUES, "held_out": 0}
-    return launch(recipe("sft", seed, model=trained("ppo").reference, **data | TUNED))
+    return finished(recipe("sft", seed, model=trained("ppo").reference, **data | TUNED))
 
 
 def write(path: Path, seed: int, triggers: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from chatlib.book.experiments import loaded, part, rounded
+from chatlib.book.experiments import finished, loaded, part, rounded
 from chatlib.data import readers, shop, split
 from chatlib.data.schema import Dialogue, Preference
 from chatlib.data.shop_text import ANSWERS, NAMES, SALUTATIONS
@@ -24,7 +24,7 @@ from chatlib.evaluate import counterfactual, policy, scorer
 from chatlib.evaluate.errors import judged
 from chatlib.evaluate.frontier import over_seeds
 from chatlib.evaluate.novelty import named
-from chatlib.lab import Run, launch, recipe, run_of, trained
+from chatlib.lab import Run, recipe, run_of, trained
 from chatlib.runs import identity
 from chatlib.settings.stages import StageConfig
 from chatlib.train import rollout
@@ -155,7 +155,7 @@ def one(arm: str, seed: int) -> dict[str, Any]:
     place(arm, seed).parent.mkdir(parents=True, exist_ok=True)
     readers.write([*comparisons(arm, seed)], place(arm, seed))
     readers.write([*prompts(seed)], place("prompts", seed))
-    judge = launch(judge_settings(arm, seed))
+    judge = finished(judge_settings(arm, seed))
     return part(f"hard-bias-{judge.name}-{CASES}-{OF}", partial(_one, seed, judge))
 
 
@@ -166,7 +166,7 @@ def _one(seed: int, judge: Run) -> dict[str, Any]:
 
 def tried(config: StageConfig, seed: int) -> dict[str, Any]:
     """What a learner makes of the planted grudge: one seed, as neither follows the name."""
-    run = launch(config)
+    run = finished(config)
     key = f"hard-bias-{run.name}-{CASES}"
     return part(key, partial(answered, run, seed)) | {"seconds": run.manifest["seconds"]}
 

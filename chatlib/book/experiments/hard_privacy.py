@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from chatlib.book.experiments import bracketed, loaded, part
+from chatlib.book.experiments import bracketed, finished, loaded, part
 from chatlib.data import clean, readers, shop, template
 from chatlib.data.schema import Dialogue, Record
 from chatlib.evaluate import policy, privacy
 from chatlib.evaluate.privacy import Canary
-from chatlib.lab import Run, launch, recipe, run_of, trained
+from chatlib.lab import Run, recipe, run_of, trained
 from chatlib.runs import identity
 from chatlib.settings.stages import StageConfig
 
@@ -154,7 +154,7 @@ def one(name: str, seed: int) -> dict[str, Any]:
 
 
 def _one(config: StageConfig, arm: Arm, seed: int, count: int) -> dict[str, Any]:
-    run = launch(config)
+    run = finished(config)
     net, tokenizer = loaded(run)
     gold = policy.assess(net.eval(), tokenizer, policy.scenarios(CASES))["gold"]
     found = {"seed": seed, "dialogues": count, "seconds": run.manifest["seconds"]}

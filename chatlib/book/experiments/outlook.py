@@ -15,12 +15,12 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from chatlib.book.experiments import Witnesses, bracketed, loaded, part
+from chatlib.book.experiments import Witnesses, bracketed, finished, loaded, part
 from chatlib.data import chinese, corpora, drawing, personal, pictures, readers, shop
 from chatlib.data.drawing import COLOURS, SHAPES
 from chatlib.data.schema import Dialogue
 from chatlib.evaluate import alignment, uses
-from chatlib.lab import Run, TinyModel, launch, recipe
+from chatlib.lab import Run, TinyModel, recipe
 from chatlib.runs import identity
 from chatlib.settings.stages import PPOConfig, SFTConfig
 
@@ -28,7 +28,7 @@ STAGES = ("sft", "ppo")
 CORPORA = ("personal", "shop-zh", "shop", "pictures")
 SEEDS = (0, 1)
 CASES = 300
-WORDS, MANY_WORDS = 1200, 2400  # of the vocabulary; with many a whole phrase becomes one token
+WORDS = 1200  # of the vocabulary, but for `MANY_WORDS`
 AMOUNT = 6000  # Chinese dialogues; a third of them; as many English ones as that one lacks
 PAIRS, KEPT_PAIRS = 6000, 300  # sentences to translate, and others to read attention on
 ARMS: dict[str, list[tuple[str, int]]] = {
@@ -38,7 +38,8 @@ ARMS: dict[str, list[tuple[str, int]]] = {
     "English": [("shop", 2 * AMOUNT // 3)],
     "Chinese, many words": [("shop-zh", AMOUNT)],
 }
-ASIDE = ("English", "Chinese, many words")  # of one seed
+MANY_WORDS = {"Chinese, many words": 2400}  # where a whole phrase becomes one token
+ASIDE = ("English", *MANY_WORDS)  # of one seed
 LANGUAGE_STEPS = 2000  # of 16 dialogues, for every arm
 
 
@@ -61,11 +62,6 @@ def witnesses() -> Witnesses:
     found: Witnesses = {("personal", arm, 0): partial(styled, arm, 0) for arm in ("sft", *PAID)}
     found |= {("crosslingual", arm, 0): partial(speaking, arm, 0) for arm in ARMS}
     return found | {("alignment", 0): partial(aligned, 0), ("pictures", 0): partial(looking, 0)}
-
-
-def finished(config: Any) -> Run:
-    """The run of these settings, continued from its newest checkpoint if it was begun."""
-    return launch(cast(SFTConfig | PPOConfig, config), resume=True)
 
 
 # ------------------------------------------------------------------------------ personal
@@ -132,7 +128,7 @@ def speaker(arm: str, seed: int) -> SFTConfig:
     dialogues = [d for corpus, n in ARMS[arm] for d in drawn(corpus, n, seed)]
     order = np.random.default_rng(seed).permutation(len(dialogues))
     name = arm.replace(" ", "-").replace(",", "")
-    words = MANY_WORDS if arm == "Chinese, many words" else WORDS
+    words = MANY_WORDS.get(arm, WORDS)
     return on_file(f"outlook-{name}-{seed}", [dialogues[i] for i in order], seed, words)
 
 

@@ -15,12 +15,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from chatlib.book.experiments import Witnesses, bracketed, loaded, part
+from chatlib.book.experiments import Witnesses, bracketed, finished, loaded, part
 from chatlib.data import shop
 from chatlib.evaluate import novelty, policy
 from chatlib.evaluate.errors import components
-from chatlib.lab import Run, launch, recipe, trained
-from chatlib.settings.stages import PPOConfig, RewardConfig, SFTConfig
+from chatlib.lab import Run, recipe, trained
+from chatlib.settings.stages import SFTConfig
 
 STAGES = ("sft", "reward", "ppo")
 CASES = 100  # prompts, the same for all; again with the held-out words
@@ -72,17 +72,17 @@ def witnesses() -> Witnesses:
 # ------------------------------------------------------------------------------ the runs
 def sft() -> Run:
     """The real model after supervised fine-tuning."""
-    return run(recipe("sft", profile="small", save_every=SAVED))
+    return finished(recipe("sft", profile="small", save_every=SAVED))
 
 
 def reward() -> Run:
     """Its reward model."""
-    return run(recipe("reward", profile="small", model=sft().reference, save_every=SAVED))
+    return finished(recipe("reward", profile="small", model=sft().reference, save_every=SAVED))
 
 
 def tuned() -> Run:
     """Its policy after RL: RLOO, eight answers to a prompt."""
-    return run(
+    return finished(
         recipe(
             "rloo",
             profile="small",
@@ -91,11 +91,6 @@ def tuned() -> Run:
             save_every=SAVED,
         )
     )
-
-
-def run(config: Any) -> Run:
-    """The finished run, continued from its newest checkpoint if it was begun."""
-    return launch(cast(SFTConfig | RewardConfig | PPOConfig, config), resume=True)
 
 
 def training() -> dict[str, Any]:
@@ -194,7 +189,7 @@ def curve(amount: int) -> dict[str, Any]:
     """Both models after `STEPS` steps of SFT on so many dialogues: gold, facts."""
     found = {}
     for name, profile in (("real", "small"), ("tiny", "laptop")):
-        of = run(short(amount, profile))
+        of = finished(short(amount, profile))
         figures = part(f"real-curve-{of.name}-{CASES}", partial(of_curve, of))
         found[name] = figures
     return found

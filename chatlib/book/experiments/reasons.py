@@ -9,18 +9,17 @@ head looks. Nothing is trained but the book's own models.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from chatlib.book.experiments import Witnesses, bracketed, loaded, part
+from chatlib.book.experiments import Witnesses, bracketed, finished, loaded, part
 from chatlib.compress import prune
 from chatlib.data import shop
 from chatlib.evaluate import alignment, attribution, policy, scorer
 from chatlib.evaluate.errors import components
 from chatlib.evaluate.scorer import Scorer
-from chatlib.lab import Run, launch, recipe
-from chatlib.settings.stages import RewardConfig, SFTConfig
+from chatlib.lab import Run, recipe
 from chatlib.train import rollout
 
 STAGES = ("sft", "reward")
@@ -52,8 +51,7 @@ def witnesses() -> Witnesses:
 
 def models_of(seed: int) -> tuple[Run, Run]:
     """The book's SFT and reward model of a seed."""
-    configs = recipe("sft", seed), recipe("reward", seed)
-    return launch(cast(SFTConfig, configs[0])), launch(cast(RewardConfig, configs[1]))
+    return finished(recipe("sft", seed)), finished(recipe("reward", seed))
 
 
 # ------------------------------------------------------------------------- attribution
