@@ -53,7 +53,7 @@ def steps() -> list[Step]:
     # Files go to two workers in the order of collection, in which the longest come early.
     parallel = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     nbval = ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_SECONDS}"]
-    notebooks = [str(path.relative_to(pages.ROOT)) for path in pages.notebooks()]
+    notebooks = [str(path.relative_to(pages.ROOT)) for path in pages.executable(pages.notebooks())]
     unit, launch = (["-m", which] for which in ("not launch and not book", "launch"))
     both = ("test", "check")
     return [

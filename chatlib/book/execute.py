@@ -127,10 +127,13 @@ def _failure(path: Path, notebook: NotebookNode, number: int, error: Exception) 
 
 
 def _chosen(folder: Path, names: list[str] | None) -> list[Path]:
-    """The notebooks of `folder`, or those named. Raises `ValueError` for an unknown name."""
+    """The notebooks of `folder`, or those named, that have here what they need.
+
+    Raises `ValueError` for an unknown name.
+    """
     paths = pages.notebooks(folder)
     known = [path.stem for path in paths]
     for name in names or []:
         if name not in known:
             raise ValueError(f"no notebook {name!r} in _toc.yml; there are {', '.join(known)}")
-    return [path for path in paths if not names or path.stem in names]
+    return pages.executable([p for p in paths if not names or p.stem in names], say=print)

