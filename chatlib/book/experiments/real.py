@@ -1,7 +1,7 @@
 """A pretrained model of 135M parameters, tuned on two cores (chapter 12), the tiny one beside it.
 
 The core: SFT with adapters until its held-out loss is flat, a reward model, and RL without a critic
-that reads each prompt once for its eight answers. Then learning curves: SFT on 16, 64, 256 and
+that reads each prompt once for its four answers. Then learning curves: SFT on 16, 64, 256 and
 1,024 dialogues, as many steps for all, and the tiny model, trained from nothing on the same ones.
 Launches save checkpoints and are resumed, so that the experiment may be stopped anywhere.
 """
@@ -81,7 +81,7 @@ def reward() -> Run:
 
 
 def tuned() -> Run:
-    """Its policy after RL: RLOO, eight answers to a prompt."""
+    """Its policy after RL: RLOO, four answers to a prompt."""
     return finished(
         recipe(
             "rloo",
@@ -125,18 +125,31 @@ def policy_of(name: str) -> tuple[Any, Any, str]:
 def evaluated(name: str) -> dict[str, Any]:
     """Gold, facts and names of one model on new prompts and held-out words, by temperature."""
     net, tokenizer, called = policy_of(name)
-    return part(f"real-{called}-{CASES}", lambda: measured(net, tokenizer))
+    figures = before if name == "raw" else measured
+    return part(f"real-{called}-{CASES}", lambda: figures(net, tokenizer))
+
+
+def before(net: Any, tokenizer: Any) -> dict[str, Any]:
+    """What an untuned model says, sampled and greedy: it rambles, so each answer is a long one."""
+    found: dict[str, Any] = {"known": known(net, tokenizer)}
+    for which, held in {"new prompts": False, "held-out words": True}.items():
+        cases = policy.scenarios(CASES, held_out=held)
+        temperatures = {"sampled": 1.0, "greedy": 0.0}
+        found[which] = {how: said(net, tokenizer, cases, t) for how, t in temperatures.items()}
+    return found
 
 
 def measured(net: Any, tokenizer: Any) -> dict[str, Any]:
     """All figures of one policy; gold is kept prompt by prompt, for paired differences."""
-    new, chosen = policy.scenarios(CASES), policy.scenarios(CHOSEN_ON, seed=policy.UNSEEN + 1)
-    words = policy.scenarios(CASES, held_out=True)
+    chosen = policy.scenarios(CHOSEN_ON, seed=policy.UNSEEN + 1)
     best = max(TEMPERATURES, key=lambda t: gold(net, tokenizer, chosen, t).mean())
-    found: dict[str, Any] = {"best_temperature": best, "known": known(net, tokenizer)}
-    for which, cases in {"new prompts": new, "held-out words": words}.items():
-        temperatures = {"sampled": 1.0, "best": best, "greedy": 0.0}
-        found[which] = {how: said(net, tokenizer, cases, t) for how, t in temperatures.items()}
+    found: dict[str, Any] = {"best_temperature": best} | before(net, tokenizer)
+    new = policy.scenarios(CASES)
+    for which, cases in {
+        "new prompts": new,
+        "held-out words": policy.scenarios(CASES, held_out=True),
+    }.items():
+        found[which]["best"] = said(net, tokenizer, cases, best)
     for kind in novelty.WORDS:  # one kind of words new, the others known
         renewed = novelty.renewed(new, [kind])
         found[f"new {kind}"] = {"sampled": said(net, tokenizer, renewed, 1.0)}
