@@ -85,14 +85,15 @@ def port_was_taken(error: RankFailed) -> bool:
 
 
 def live_ranks(directory: Path) -> list[int]:
-    """Processes of this machine that are ranks of the run in `directory`."""
+    """Processes of this machine that are ranks of the run in `directory`: they write its logs."""
     import psutil
 
     pids = []
     for path in directory.glob("log/rank*.json"):
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(read_json(path).get("pid", 0))
-            if str(directory) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            held = {file.path for file in process.open_files()}
+            if str(path.with_suffix(".txt").resolve()) in held:
                 pids.append(process.pid)
     return pids
 

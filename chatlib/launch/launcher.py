@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlib.launch import hosts as machines
-from chatlib.launch import plan
+from chatlib.launch import plan, warm
 from chatlib.launch.directory import (
     POLL,
     claimed,
@@ -63,7 +63,7 @@ from chatlib.settings.stages import StageConfig
 
 START_TIMEOUT = 120.0  # seconds until every rank's first sign of life, at least
 TIMEOUT = 600.0  # seconds without a heartbeat; loading a large model may take minutes
-LOADING = {"read the data", "load four models"}  # places in which a rank may download
+LOADING = {"read the data", "load the models"}  # places in which a rank may download
 DOWNLOAD_TIMEOUT = 3600.0  # seconds for what comes from the hub: it is slow, not stuck
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 SHARED_POLL = 1.0  # seconds between two looks at ranks on several machines: files on a network
@@ -71,6 +71,7 @@ SSH_GRACE = 15.0  # seconds for ranks on other machines to end after they were d
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+Process = subprocess.Popen | warm.Forked
 Show = Callable[[list[dict], list[str]], None]
 Progress = Callable[[str, int], AbstractContextManager[Show]]
 
@@ -335,7 +336,7 @@ def _run_group(job: Job, checkpoint: Path | None, port: int | None = None) -> No
             _end(process, job)
     if not run.complete:
         hosts = job.several.host_of_rank if job.several else []
-        raise unwritable(run) or failure(run, ranks, process.returncode, log, hosts)
+        raise unwritable(run) or failure(run, ranks, process.wait(), log, hosts)
 
 
 @contextlib.contextmanager
@@ -375,20 +376,23 @@ def _expect_ranks(directory: Path, ranks: int) -> None:
         write_state(state_path(directory, rank), waiting)
 
 
-def _start(job: Job, port: int, checkpoint: Path | None, log: Path) -> subprocess.Popen:
-    """The `deepspeed` process of a launch, in a group of its own."""
+def _start(job: Job, port: int, checkpoint: Path | None, log: Path) -> Process:
+    """The `deepspeed` process of a launch, in a group of its own: forked warm, or started."""
     directory, ranks = job.run.directory, job.config.ranks
     arguments = plan.command(directory, ranks, port, checkpoint, job.several)
     inherited = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
     if job.over_ssh:
         inherited["DS_ENV_FILE"] = str(directory / "exports.txt")
     command = [str(plan.executable(arguments[0])), *arguments[1:]]
+    environment = inherited | plan.environment(ranks, job.several)
     with writable(directory), open(log, "ab") as output:
         output.write(f"cmd = {shlex.join(command)}\n".encode())
         output.flush()
+        if not job.several and (forked := warm.start(arguments[4:], environment, output)):
+            return forked
         return subprocess.Popen(
             command,
-            env=inherited | plan.environment(ranks, job.several),
+            env=environment,
             stdin=subprocess.PIPE,  # never written: its end tells the ranks that we have died
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -396,7 +400,7 @@ def _start(job: Job, port: int, checkpoint: Path | None, log: Path) -> subproces
         )
 
 
-def _watch(process: subprocess.Popen, job: Job) -> None:
+def _watch(process: Process, job: Job) -> None:
     """Follow the ranks until they end, one fails, or one makes no progress for `timeout`."""
     run, ranks, timeout = job.run, job.config.ranks, job.timeout
     hosts = job.several.host_of_rank if job.several else []
@@ -440,7 +444,7 @@ def silences(states: list[dict], seconds: list[float]) -> list[float]:
     return [0.0 if d and not all(done) else s for d, s in zip(done, seconds)]
 
 
-def _end(process: subprocess.Popen, job: Job) -> None:
+def _end(process: Process, job: Job) -> None:
     """Leave no process of a launch behind, here or on other machines.
 
     Over ssh the launcher must not get SIGTERM: DeepSpeed answers it with a `pkill -f` on every
@@ -456,9 +460,7 @@ def _end(process: subprocess.Popen, job: Job) -> None:
         end_group(process, [signal.SIGKILL])
 
 
-def end_group(
-    process: subprocess.Popen, signals: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)
-) -> None:
+def end_group(process: Process, signals: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)) -> None:
     """End the launcher and every process of its group, politely at first, and wait for them."""
     try:
         for sent in signals:

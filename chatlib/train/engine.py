@@ -1,4 +1,4 @@
-"""The only module that imports deepspeed: processes, engines, checkpoints, saving.
+"""The only module that trains with deepspeed: processes, engines, checkpoints, saving.
 
 The training loops see an `Engine` (deepspeed's) with `backward` and `step`, and a few functions
 that speak to the other ranks.

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from compare import Row, in_turns, timed
 
 from chatlib import lab
+from chatlib.launch import warm
 from chatlib.settings.stages import SFTConfig
 
 IMPORT = "import torch, transformers, deepspeed"
@@ -48,6 +49,12 @@ def two_steps(round: int) -> float:
         return timed(lambda: lab.launch(config))
 
 
+def first(round: int) -> float:
+    """Seconds of a launch in a process that has launched nothing before."""
+    warm.stop()
+    return two_steps(round)
+
+
 def stages(steps: dict[str, int], round: int) -> list[tuple[float, float]]:
     """(wall seconds, seconds of its steps) of the three stages, each on the book's own data.
 
@@ -75,9 +82,16 @@ def whole(round: int) -> float:
 
 
 def launch(rounds: int) -> Row:
-    """The smallest launch."""
-    times = in_turns(importing, two_steps, rounds)
+    """The smallest launch, the first of a process: it imports once for all ranks."""
+    times = in_turns(importing, first, rounds)
     return Row("launch, 2 ranks, 2 steps / import", 1.3, "launches", 1, *times, at_most=True)
+
+
+def relaunch(rounds: int) -> Row:
+    """A later launch of the same process, or of the same notebook."""
+    two_steps(rounds)
+    times = in_turns(importing, two_steps, rounds)
+    return Row("a later launch / import", 0.6, "launches", 1, *times, at_most=True)
 
 
 def overhead(rounds: int) -> Row:

@@ -3,10 +3,10 @@
     python tests/bench/run.py [--rounds N] [--store] [ROW ...]
 
 A ratio is the median over rounds of theirs / ours: above 1, ours is faster. The rows `launch`,
-`overhead` and `e2e` are costs over one import of torch, transformers and deepspeed. Elsewhere both
-sides get the same weights, token ids and batches, two threads and fp32; in rows named `own_batches`
-TRL groups the same examples its own way. The rows `serving` are servers with one thread, asked by
-eight clients; of llama.cpp, which computes without Python, no ratio is asked.
+`relaunch`, `overhead` and `e2e` are costs over one import of torch, transformers and deepspeed.
+Elsewhere both sides get the same weights, token ids and batches, two threads and fp32; in rows
+named `own_batches` TRL groups the same examples its own way. The rows `serving` are servers with
+one thread, asked by eight clients; of llama.cpp, which computes without Python, no ratio is asked.
 `--store` keeps the figures beside this file, as `results.json`, with where they come from; rows
 that were not measured keep theirs.
 """
@@ -45,6 +45,7 @@ ROWS = {
     "ppo_trl": ppo_rows.against_trl,
     "generation": ppo_rows.generation,
     "launch": launch_rows.launch,
+    "relaunch": launch_rows.relaunch,
     "overhead": launch_rows.overhead,
     "e2e": launch_rows.end_to_end,
     "serving": partial(serving_rows.against, "transformers", 0.9),
@@ -53,7 +54,8 @@ ROWS = {
     "serving_llama_first": partial(serving_rows.first_token, "llama.cpp", None),
 }
 # rows that need no rank in this process
-LAUNCHES = {"launch", "overhead", "e2e"} | {name for name in ROWS if name.startswith("serving")}
+LAUNCHES = {"launch", "relaunch", "overhead", "e2e"}
+LAUNCHES |= {name for name in ROWS if name.startswith("serving")}
 PEERS = {"ppo_trl": ".venv-trl112"} | {  # rows whose other side has an environment of its own
     name: ".venv-bench"
     for name in ROWS

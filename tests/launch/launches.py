@@ -37,12 +37,13 @@ def tiny(**changes) -> SFTConfig:
 
 
 def processes_of(directory) -> list[psutil.Process]:
-    """Live processes that name a run directory in their command line."""
+    """Live processes that name a run directory in their command line, or write files of one."""
     found = []
     for process in psutil.process_iter():
         try:
-            named = any(str(directory) in part for part in process.cmdline())
-            if named and process.pid != os.getpid() and process.status() != "zombie":
+            named = process.cmdline() + [file.path for file in process.open_files()]
+            belongs = any(str(directory) in part for part in named)
+            if belongs and process.pid != os.getpid() and process.status() != "zombie":
                 found.append(process)
         except psutil.Error:
             pass

@@ -15,7 +15,8 @@ from chatlib.lab import profiles
 from chatlib.runs import identity
 from chatlib.runs.files import write_json
 from chatlib.runs.store import Run
-from chatlib.settings.stages import STAGES, SFTConfig, choices
+from chatlib.settings.registry import STAGES
+from chatlib.settings.stages import SFTConfig, choices
 
 
 @pytest.fixture(autouse=True)

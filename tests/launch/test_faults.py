@@ -146,7 +146,7 @@ def test_deepspeeds_own_launcher_is_killed(home, monkeypatch):
     def kill_launcher():
         wait_until(lambda: read_metrics(directory / "metrics.jsonl"))
         for process in processes_of(directory):
-            if "chatlib.train.worker" in process.cmdline() and "--module" in process.cmdline():
+            if process.pid == os.getpgid(process.pid):  # the launcher leads their group
                 process.kill()
 
     killer = threading.Thread(target=kill_launcher)
@@ -338,4 +338,4 @@ def test_launches_one_after_another_leak_nothing(home, monkeypatch, tmp_path_fac
         assert names(run.directory) == FILES | ({"model"} if stage == "light_stage" else set())
         new = names(SHARED_MEMORY) - shared
         assert not {name for name in new if "torch" in name or str(port) in name}
-        assert not names(scratch)
+        assert not {name for name in names(scratch) if not name.startswith("torchinductor_")}
