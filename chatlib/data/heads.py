@@ -19,10 +19,10 @@ def look_into(config: StageConfig) -> None:
     """
     for source in config.sources:
         if source.name not in CORPORA and not source.name.startswith("hub:"):
-            _look(source, config.stage)
+            _look(source, config)
 
 
-def _look(source: Source, stage: str) -> None:
+def _look(source: Source, config: StageConfig) -> None:
     reading = readers.read(source.name, source.format, RECORDS)
     if not reading.records:
         first = f"; {reading.problems[0]}" if reading.problems else ""
@@ -31,8 +31,8 @@ def _look(source: Source, stage: str) -> None:
             f"{reading.format}{first}"
         )
     pairs = any(isinstance(record, Preference) for record in reading.records)
-    if stage == "reward" and not pairs and not reading.more:
+    if config.reads == "pairs" and not pairs and not reading.more:
         raise readers.Unreadable(
-            f"{source.name}: no record has two answers, chosen and rejected, of which a reward "
-            "model learns; give a file of preferences"
+            f"{source.name}: no record has two answers, chosen and rejected, of which the stage "
+            f"{config.stage} learns; give a file of preferences"
         )

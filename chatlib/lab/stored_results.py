@@ -87,5 +87,6 @@ def stored(name: str, at: Path = FOLDER) -> Stored:
 
 
 def everything(at: Path = FOLDER) -> list[Stored]:
-    """All stored figures, by name."""
-    return [stored(path.stem, at) for path in sorted(at.glob("*.json"))]
+    """All stored figures of experiments, by name; what `make gpu` leaves is none of them."""
+    known = [path for path in sorted(at.glob("*.json")) if "code" in results.read(path)]
+    return [stored(path.stem, at) for path in known]

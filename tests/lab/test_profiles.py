@@ -211,16 +211,19 @@ class WithoutClaims(ast.NodeTransformer):
         return ast.copy_location(ast.Pass(), node)
 
 
-def up_to_its_figures(page, copy):
-    """A page up to its figures: searches and exercises on toys follow, the same on any machine.
+def up_to_the_experiments(page, copy):
+    """A page with what it shows of its own stage's run; experiments follow, on runs of their own.
 
     What cells claim of the book's own runs is left out: other settings need not bear it out.
     """
     from chatlib.book import pages
 
     notebook = pages.load(page)
-    last = max(i for i, cell in enumerate(notebook.cells) if "results.record(" in cell.source)
-    notebook.cells = notebook.cells[: last + 1]
+    code = [cell.source if cell.cell_type == "code" else "" for cell in notebook.cells]
+    own = next(i for i, source in enumerate(code) if "run = lab.trained(" in source)
+    further = ("= lab.launch(", "record(")
+    end = next(i for i, source in enumerate(code) if i > own and any(f in source for f in further))
+    notebook.cells = notebook.cells[: end + ("record(" in code[end])]
     for cell in notebook.cells:
         if "nbval-ignore-output" in cell.metadata.get("tags", []):
             cell.source = ast.unparse(WithoutClaims().visit(ast.parse(cell.source)))
@@ -239,10 +242,9 @@ def test_pages_run_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, m
     readers.write(shop.demonstrations(STEPS["sft"] * 16), data)
     copies = [tmp_path / name for name in ("03_sft.ipynb", "04_reward.ipynb")]
     for page in copies:
-        up_to_its_figures(pages.NOTEBOOKS / page.name, page)
+        up_to_the_experiments(pages.NOTEBOOKS / page.name, page)
     settings = {name: {"ranks": 1, "steps": steps} for name, steps in STEPS.items()}
     settings["sft"] |= {"split": (1, 0, 0), "sources": [{"name": str(data)}]}
-    settings["ppo"] = {"ranks": 1, "steps": 2, "batch_size": 8}  # page 4 looks ahead to chapter 5
     mine = {"model": str(model), "settings": settings}
     (tmp_path / "mine.json").write_text(json.dumps(mine))
     monkeypatch.setenv("CHATLIB_PROFILE", str(tmp_path / "mine.json"))
@@ -254,6 +256,5 @@ def test_pages_run_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, m
     for name, steps in STEPS.items():
         run = run_of(profiles.recipe(name))
         assert run.complete and run.manifest["world"] == 1 and len(run.metrics) == steps
-        assert shown[name]["seconds"] == run.manifest["seconds"]
     assert run_of(profiles.recipe("sft")).config["model"] == str(model)
-    assert shown["sft"]["gold"] > -1 and shown["reward"]["chance_to_bayes"] > 0.5
+    assert shown["sft"]["gold"] > -1 and run.manifest["chance_to_bayes"] > 0.5

@@ -14,6 +14,7 @@ def test_what_is_kept_is_found_with_its_origin(tmp_path):
     found = stored_results.stored("scaling", tmp_path)
     assert found == kept and found.figures == {"loss": [0.5]} and found.seconds == 12.3
     assert found.changed == [] and found.provenance["cores"] >= 1
+    (tmp_path / "gpu.json").write_text(json.dumps({"parts": {}}))  # of `make gpu`
     assert stored_results.everything(tmp_path) == [found]
 
 

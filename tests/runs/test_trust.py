@@ -54,7 +54,7 @@ def link(folder):
 
 def give_away(folder):
     if os.geteuid():
-        pytest.skip("giving a file to another user needs root")
+        pytest.skip("needs root: giving a file to another user")
     os.chown(folder / "model" / "weights.pt", 12345, 12345)
 
 
