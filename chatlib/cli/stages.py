@@ -14,8 +14,9 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from chatlib.cli import options
 from chatlib.lab import launch
 from chatlib.runs.store import Run
-from chatlib.settings import stages as settings_of
-from chatlib.settings.stages import STAGES, StageConfig
+from chatlib.settings import registry
+from chatlib.settings.registry import STAGES
+from chatlib.settings.stages import StageConfig
 
 NOT_SHOWN = ("status", "stage", "seed", "world", "device", "started", "versions", "commit", "data")
 PROFILE = "laptop, small, gpu, node, cluster or a .json file (default: $CHATLIB_PROFILE)"
@@ -33,6 +34,12 @@ class Launching:
     """print what would be done, and stop"""
     resume: Flag = False
     """continue from the last checkpoint"""
+    force: Flag = False
+    """with --resume: although the code that trains has been edited since"""
+    fresh: Flag = False
+    """train anew, although the run is finished"""
+    port: Annotated[int | None, arg(metavar="INT")] = None
+    """where the ranks meet, instead of a port that is free here"""
     timeout: Annotated[float | None, arg(metavar="SECONDS")] = None
     """seconds without a heartbeat after which a rank counts as stuck (600)"""
     hosts: File = None
@@ -82,7 +89,7 @@ def configuration(stage: str, start: Start, given: dict[str, Any]) -> StageConfi
     from_file = read_config(start.config) if start.config else {}
     seed = options.value(given.get("seed", from_file.get("seed", 0)))
     begun = {**recipe_fields(stage, start, seed), **from_file}
-    return settings_of.parse({**options.overlay(begun, given), "stage": stage})
+    return registry.parse({**options.overlay(begun, given), "stage": stage})
 
 
 def recipe_fields(stage: str, start: Start, seed: Any) -> dict[str, Any]:
@@ -151,7 +158,7 @@ def slurm(
         raise ValueError("name what to train: recipes (sft reward ppo), or runs' config.json")
     at = profiles.choose(profile)
     configs = [
-        settings_of.parse(read_config(Path(name)))
+        registry.parse(read_config(Path(name)))
         if name.endswith(".json")
         else profiles.recipe(name, seed, at)
         for name in stages

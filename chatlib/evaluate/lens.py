@@ -20,7 +20,8 @@ from chatlib.data.shop import Scenario
 from chatlib.evaluate.policy import scenarios
 from chatlib.maths import policy as maths
 from chatlib.maths.likelihood import log_softmax
-from chatlib.settings.stages import PPOConfig, parse
+from chatlib.settings.registry import parse
+from chatlib.settings.stages import PPOConfig
 from chatlib.train import models, ppo, rollout
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from chatlib.launch import hosts
 from chatlib.runs import identity
 from chatlib.runs.store import Run
 from chatlib.settings.device import gpus
+from chatlib.settings.distillation import DistillationConfig
 from chatlib.settings.stages import (
     DPOConfig,
     Lora,
@@ -175,6 +176,22 @@ def distil(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     return reinforce(seed, at, **own | at.settings.get("distil", {}) | changes)
 
 
+def distillation(seed: int, at: Profile, **changes: Any) -> DistillationConfig:
+    """A student of half the width, new, that learns the PPO policy's probabilities."""
+    settings = dict(
+        model=TinyModel(hidden_size=64, intermediate_size=128),
+        teacher=_run(ppo(seed, at)),
+        records=24_000,
+        batch_size=16,
+        steps=2000,
+        learning_rate=3e-3,
+        num_warmup_steps=50,
+        seed=seed,
+    )
+    new = {"lora": None}  # there is nothing that adapters could adapt
+    return DistillationConfig(**SHOP | settings | at.of("distillation") | new | changes)
+
+
 def overoptimised(seed: int, at: Profile, **changes: Any) -> PPOConfig:
     """PPO against the weak reward model without any KL penalty."""
     settings = dict(
@@ -198,7 +215,7 @@ RECIPES: dict[str, Callable[..., StageConfig]] = {
     f.__name__: f
     for f in (
         *(sft, reward, weak_reward, ppo, overoptimised, control),
-        *(dpo, grpo, dr_grpo, rloo, reinforce, distil),
+        *(dpo, grpo, dr_grpo, rloo, reinforce, distil, distillation),
     )
 }
 

@@ -13,6 +13,7 @@ from chatlib.maths.scaling import WIDTH, Parts, Shape, lora_weights, offloaded, 
 from chatlib.runs.files import RunError, read_json
 from chatlib.runs.identity import resolve
 from chatlib.settings.deepspeed import BUCKET, resolve_dtype, zero_stage
+from chatlib.settings.distillation import DistillationConfig
 from chatlib.settings.stages import (
     DPOConfig,
     Lora,
@@ -113,6 +114,11 @@ def memory(config: StageConfig, device: str) -> Parts | None:
             return None
         for name, size in role_memory(config, device, role, shapes).items():
             total[name] = total.get(name, 0) + size
+    if isinstance(config, DistillationConfig):
+        taught_by = shapes_of(config.teacher)
+        if taught_by is None:
+            return None
+        total["teacher"] = WIDTH[resolve_dtype(config, device)] * trained(taught_by, None)
     if isinstance(config, PPOConfig) and "critic" not in config.roles:
         scorer = shapes_of(config.reward_model) if config.reward_model else None
         if scorer is None and config.reward_model:
@@ -216,9 +222,17 @@ def ppo_moments(config: PPOConfig, device: str, shapes: dict[Role, Shape]) -> Pa
 def started_from(config: StageConfig) -> dict[Role, TinyModel | str]:
     """The models that a stage trains, by role, as the configuration names them."""
     starts = dict.fromkeys(config.roles, config.model)
+    if isinstance(config, DistillationConfig) and isinstance(config.model, TinyModel):
+        starts = dict.fromkeys(config.roles, with_vocabulary_of(config.teacher, config.model))
     if isinstance(config, PPOConfig) and "critic" in starts:
         starts["critic"] = config.reward_model or config.model
     return starts
+
+
+def with_vocabulary_of(teacher: str, model: TinyModel) -> TinyModel:
+    """A student as `train.distillation` makes it: with a row for each of the teacher's tokens."""
+    tables = [s for name, s in (shapes_of(teacher) or {}).items() if "embed_tokens" in name]
+    return model.model_copy(update={"vocab_size": tables[0][0]}) if tables else model
 
 
 def trained_models(config: StageConfig) -> dict[Role, Shapes | None]:

@@ -91,7 +91,8 @@ def hub_commit(reference: str, kind: str = "model") -> str:
 
 def models_of(config: StageConfig) -> list[str]:
     """The references to models in a configuration."""
-    named = (getattr(config, field, None) for field in ("model", "reward_model", "reference"))
+    fields = ("model", "reward_model", "reference", "teacher")
+    named = (getattr(config, field, None) for field in fields)
     return [model for model in named if isinstance(model, str)]
 
 

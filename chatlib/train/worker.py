@@ -28,10 +28,10 @@ from chatlib.runs import meeting, mutations
 from chatlib.runs.files import read_json, write_json
 from chatlib.runs.meeting import PEER_LOST
 from chatlib.runs.recorder import Recorder, Stopped, read_states, state_path, write_state
-from chatlib.settings import stages
+from chatlib.settings import registry
 from chatlib.settings.device import accelerator, take_selection
 
-STAGES = {name: f"chatlib.train.{name}" for name in stages.LAUNCHED}
+STAGES = {name: f"chatlib.train.{name}" for name in registry.LAUNCHED}
 KIB = 1024  # ru_maxrss is in KiB on Linux
 _stacks: TextIO  # where this process writes its stacks, once it trains
 
@@ -92,7 +92,7 @@ def run_rank(recorder: Recorder) -> int:
     """Train, report, and on rank 0 complete the manifest. Returns the exit code."""
     gc.set_threshold(100_000)  # records live long: walking them was a third of reading them
     try:
-        settings = stages.parse(read_json(recorder.directory / "config.json"))
+        settings = registry.parse(read_json(recorder.directory / "config.json"))
         meeting.use_interface(recorder.directory, recorder.rank)
         take_selection()
         summary = stage_module(settings.stage).train(settings, recorder)

@@ -102,7 +102,7 @@ def long_pairs(size: Size, model: Path) -> Path:
 
 def configuration(name: str, size: Size, model: Path, reward_model: str = "", **changes):
     """The settings of a stage: all weights, the format that the device likes, no accumulation."""
-    from chatlib.settings.stages import STAGES
+    from chatlib.settings.registry import STAGES
 
     settings = dict(
         model=str(model),

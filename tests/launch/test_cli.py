@@ -344,3 +344,16 @@ def test_a_figure_stands_below_its_run(home):
     head, seconds, beta = table([one, two]).splitlines()[:3]
     assert seconds.index("1") == head.index("sft-1")
     assert beta.index("0.050") == head.index("ppo-1")
+
+
+def test_how_a_stage_is_launched_reaches_the_launch(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("chatlib.cli.stages.launch", lambda config, **how: seen.update(how))
+    main(["sft", "--dry-run", "--resume", "--force", "--fresh", "--port", "29511"])
+    assert {k: v for k, v in seen.items() if v} == {
+        "dry_run": True,
+        "resume": True,
+        "force": True,
+        "fresh": True,
+        "port": 29511,
+    }

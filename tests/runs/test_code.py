@@ -11,7 +11,7 @@ import pytest
 
 from chatlib.lab import profiles
 from chatlib.runs import code, identity
-from chatlib.settings.stages import LAUNCHED
+from chatlib.settings.registry import LAUNCHED
 
 BEFORE = '"""About."""\ndef f(x):\n    """Twice."""\n    return 2 * x  # why\n'
 

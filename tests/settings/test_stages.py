@@ -6,8 +6,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from chatlib.runs import identity
+from chatlib.settings.distillation import DistillationConfig
+from chatlib.settings.registry import LAUNCHED
 from chatlib.settings.stages import (
-    LAUNCHED,
     PPOConfig,
     ProbeConfig,
     RewardConfig,
@@ -46,6 +47,7 @@ def test_every_setting_is_described():
         (RewardConfig(model="run:a"), "reward-124b3c53"),
         (PPOConfig(model="run:a", reward_model="run:b"), "ppo-16cc5634"),
         (ProbeConfig(cases={"ZeRO 2": {"zero_stage": 2}}), "probe-0865c953"),
+        (DistillationConfig(teacher="run:a"), "distillation-a9926f0a"),
     ],
 )
 def test_the_defaults_keep_their_runs_names(config, name):

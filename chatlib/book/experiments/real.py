@@ -27,7 +27,7 @@ CASES = 100  # prompts, the same for all; again with the held-out words
 TEMPERATURES = (0.0, 0.3, 0.5, 0.7, 1.0)  # of which SFT's best is chosen on other prompts
 CHOSEN_ON = 40
 AMOUNTS = (16, 64, 256, 1024)  # dialogues of a learning curve
-STEPS = 40  # of 8 dialogues each, for every amount
+STEPS, TINY_STEPS = 24, 400  # of 8 dialogues each, for every amount
 ANSWER = 48  # tokens
 SAVED = 10  # steps between checkpoints
 MODELS = ("raw", "SFT", "RL", "tiny SFT", "tiny RL")
@@ -59,7 +59,7 @@ KNOWN = (
 def results() -> dict[str, Any]:
     """The core, then the curves; a finished part is not computed again."""
     core = {name: evaluated(name) for name in MODELS}
-    given = {"cases": CASES, "temperatures": list(TEMPERATURES), "steps": STEPS}
+    given = {"cases": CASES, "temperatures": list(TEMPERATURES), "steps": [STEPS, TINY_STEPS]}
     curves = {str(n): curve(n) for n in AMOUNTS}
     return given | {"core": core, "runs": training(), "curves": curves}
 
@@ -209,8 +209,8 @@ def curve(amount: int) -> dict[str, Any]:
 
 
 def short(amount: int, profile: str) -> SFTConfig:
-    """SFT on ``amount`` dialogues; the tiny model needs more steps, and gets ten times as many."""
-    steps = STEPS if profile == "small" else 10 * STEPS
+    """SFT on ``amount`` dialogues; the tiny model begins with nothing, and gets more steps."""
+    steps = STEPS if profile == "small" else TINY_STEPS
     kept = amount // 4  # a fifth of what is drawn is held out at most
     small = {"records": amount + kept, "held_out": kept, "batch_size": 8, "steps": steps}
     small |= {"num_warmup_steps": 5, "eval_every": 0, "save_every": SAVED if steps == STEPS else 0}
