@@ -24,6 +24,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DISK_FULL = (*map(os.strerror, FULL), "iostream error", "unexpected pos")
 
 
+SENTENCES = ("ValueError", "Unreadable", "RunError")  # errors that say what to do
 PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
 
 # What a rank says when it fails only because another one has gone.
@@ -128,11 +129,17 @@ def failure(
     parts = [
         f"{run.name}: rank {rank} of {ranks}{place}, at step {step} "
         f"({first.get('where') or 'training'}), {describe_end(first)}",
-        text,
+        "" if is_about_the_data(first) else text,
         table(failed, hosts) if len(failed) > 1 else "",
         f"logs: {', '.join(map(str, logs))}",
     ]
     return RankFailed("\n".join(filter(None, parts)), rank, step, text, logs, host)
+
+
+def is_about_the_data(state: dict) -> bool:
+    """Whether a rank ended with a sentence about the data, to which a stack adds nothing."""
+    kind = state.get("error", "").partition(":")[0]
+    return state.get("where") == "read the data" and kind in SENTENCES
 
 
 def _first(failed: list[dict], hosts: Sequence[str]) -> dict:

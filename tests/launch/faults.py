@@ -33,6 +33,8 @@ def commit_fault(kind):
         os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
     if kind == "sleep":
         time.sleep(3600)
+    if kind == "slow":
+        time.sleep(0.4)
     if kind == "exit0":
         sys.stdout.flush()
         os._exit(0)

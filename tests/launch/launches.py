@@ -64,3 +64,13 @@ def small_disk(folder, kilobytes):
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def turn_read_only(folder, place):
+    """Let names in a folder lead to a read-only view of it; a remount waits for open files."""
+    for arguments in (
+        ["--bind", folder, place],
+        ["-o", "remount,bind,ro", place],
+        ["--bind", place, folder],
+    ):
+        subprocess.run(["mount", *map(str, arguments)], check=True)

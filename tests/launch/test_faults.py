@@ -14,7 +14,7 @@ from pathlib import Path
 import faults
 import psutil
 import pytest
-from launches import config, processes_of, small_disk, tiny
+from launches import config, processes_of, small_disk, tiny, turn_read_only
 
 from chatlib.lab import LaunchError, RankFailed, RankStuck, launch
 from chatlib.launch import plan
@@ -111,6 +111,56 @@ def test_a_rank_that_is_stopped(home, monkeypatch):
     with pytest.raises(RankStuck, match=r"rank 1: step 2 .* ago; stopped by a signal \(SIGSTOP"):
         launch(config(steps=20), timeout=3)
     assert not processes_of(home)
+
+
+def test_a_straggler_is_waited_for_as_long_as_it_goes_on(home, monkeypatch):
+    """One rank is slow at every step: all take longer than the timeout, no step does."""
+    fault(monkeypatch, rank=1, kind="slow")
+    began = time.monotonic()
+    assert launch(config(steps=12), timeout=3).complete
+    assert time.monotonic() - began > 4
+
+
+def test_a_rank_that_others_wait_for_is_told_from_them(home, monkeypatch, gloo):
+    fault(monkeypatch, rank=1, step=2, kind="sleep")
+    with pytest.raises(RankStuck, match=r"rank 1: step 2 .* ago; in File .*commit_fault") as caught:
+        launch(config(), timeout=4)
+    assert re.search(r"rank 0: step \d .* ago; in File .*distributed", str(caught.value))
+    assert not processes_of(home)
+
+
+def test_a_request_to_end_is_met_with_a_checkpoint(home, real_stages):
+    """SIGTERM, as a system that shuts down or a queue sends it."""
+    settings = tiny(steps=2000)
+    process = launched_elsewhere(f"**{settings.model_dump()!r}")
+    run = run_of(settings)
+    wait_until(lambda: len(read_metrics(run.directory / "metrics.jsonl")) > 2)
+    process.terminate()
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode and "with a checkpoint, as asked" in errors
+    assert run.status == "stopped" and checkpoints.newest_checkpoint(run.directory)
+    assert not processes_of(home)
+
+
+def test_a_disk_that_turns_read_only(home, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("LIGHT_SECONDS", "0.3")
+    run, place = run_of(config(steps=400)), tmp_path_factory.mktemp("place")
+
+    def turn():
+        wait_until(lambda: read_metrics(run.directory / "metrics.jsonl"))
+        turn_read_only(home, place)
+
+    with small_disk(home, 4000):
+        turning = threading.Thread(target=turn)
+        turning.start()
+        try:
+            with pytest.raises(LaunchError, match=r"cannot be written \(Read-only file system\)"):
+                launch(config(steps=400), timeout=20)
+            turning.join()
+            assert not processes_of(home)
+        finally:
+            for view in (home, place):
+                subprocess.run(["umount", "-l", str(view)], check=True)
 
 
 def test_the_launching_process_is_killed_and_the_next_launch_starts_over(home, monkeypatch):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from launches import config, processes_of, small_disk
+from launches import config, processes_of, small_disk, turn_read_only
 
 from chatlib.lab import LaunchError, launch
 from chatlib.launch import failures
@@ -66,16 +66,6 @@ def test_a_folder_that_cannot_be_written(home, monkeypatch):
     (home / "file").write_text("")
     monkeypatch.setenv("CHATLIB_RUNS", str(home / "file" / "runs"))
     refused(r"cannot be written \(Not a directory\); set CHATLIB_RUNS")
-
-
-def turn_read_only(folder, place):
-    """Let names in a folder lead to a read-only view of it; a remount waits for open files."""
-    for arguments in (
-        ["--bind", folder, place],
-        ["-o", "remount,bind,ro", place],
-        ["--bind", place, folder],
-    ):
-        subprocess.run(["mount", *map(str, arguments)], check=True)
 
 
 def test_a_disk_that_turned_read_only_is_told_when_ranks_cannot(home, tmp_path_factory):

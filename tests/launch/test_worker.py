@@ -85,3 +85,14 @@ def test_a_rank_that_waits_for_one_that_failed_says_that_it_is_not_the_cause(hom
         worker.complete(recorder, {})
     recorder.report(status="failed", error=str(caught.value), traceback="")
     assert failures.failure(Run(home), 2, 1).rank == 1
+
+
+@pytest.mark.parametrize("where, shown", [("read the data", False), ("train", True)])
+def test_a_sentence_about_the_data_comes_without_a_stack(home, where, shown):
+    state = {"rank": 0, "status": "failed", "step": 0, "where": where, "code": 1}
+    told = {"error": "ValueError: held_out 9 of 8 records", "traceback": "Traceback (most recent"}
+    (home / "log").mkdir()
+    write_state(state_path(home, 0), state | told)
+    found = failures.failure(Run(home), 1, 1)
+    assert "held_out 9 of 8 records" in str(found)
+    assert ("Traceback" in str(found)) == shown and "Traceback" in found.traceback
