@@ -7,7 +7,7 @@ PAGES ?=
 CHECKS ?=
 REAL ?=
 EXPERIMENTS := ppo bands overoptimisation scaling alternatives museum answers hard reasons \
-	uses real serving outlook
+	uses real compression serving outlook
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready

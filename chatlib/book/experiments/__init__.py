@@ -45,6 +45,7 @@ NAMES = (
     "reasons",
     "uses",
     "real",
+    "compression",
     "serving",
     "outlook",
 )  # the modules of this folder
