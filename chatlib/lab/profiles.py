@@ -291,7 +291,7 @@ PROFILES = {
                 "critic_learning_rate": 1e-3,
             },
             # A prompt is longer than its answers: read once for all of them, each learnt from once.
-            "rloo": {"steps": 60, "share_prompts": True, "ppo_epochs": 1},
+            "rloo": {"steps": 30, "share_prompts": True, "ppo_epochs": 1},
         },
     ),
     "gpu": Profile(

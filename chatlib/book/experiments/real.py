@@ -1,9 +1,8 @@
 """A pretrained model of 135M parameters, tuned on two cores (chapter 12), the tiny one beside it.
 
 The core: SFT with adapters until its held-out loss is flat, a reward model, and RL without a critic
-that reads each prompt once for its four answers. Then learning curves: SFT on 16, 64, 256 and
-1,024 dialogues, as many steps for all, and the tiny model, trained from nothing on the same ones.
-Launches save checkpoints and are resumed, so that the experiment may be stopped anywhere.
+that reads each prompt once for its four answers. Launches save checkpoints and are resumed, so
+that the experiment may be stopped anywhere.
 """
 
 from __future__ import annotations
@@ -20,14 +19,12 @@ from chatlib.data import shop
 from chatlib.evaluate import novelty, policy
 from chatlib.evaluate.errors import components
 from chatlib.lab import Run, recipe, trained
-from chatlib.settings.stages import SFTConfig
+from chatlib.train import rollout
 
 STAGES = ("sft", "reward", "ppo")
 CASES = 100  # prompts, the same for all; again with the held-out words
 TEMPERATURES = (0.0, 0.3, 0.5, 0.7, 1.0)  # of which SFT's best is chosen on other prompts
 CHOSEN_ON = 40
-AMOUNTS = (16, 64, 256, 1024)  # dialogues of a learning curve
-STEPS, TINY_STEPS = 24, 400  # of 8 dialogues each, for every amount
 ANSWER = 48  # tokens
 SAVED = 10  # steps between checkpoints
 MODELS = ("raw", "SFT", "RL", "tiny SFT", "tiny RL")
@@ -57,16 +54,16 @@ KNOWN = (
 
 
 def results() -> dict[str, Any]:
-    """The core, then the curves; a finished part is not computed again."""
+    """The runs and what they can do; a finished part is not computed again."""
     core = {name: evaluated(name) for name in MODELS}
-    given = {"cases": CASES, "temperatures": list(TEMPERATURES), "steps": [STEPS, TINY_STEPS]}
-    curves = {str(n): curve(n) for n in AMOUNTS}
-    return given | {"core": core, "runs": training(), "curves": curves}
+    given = {"cases": CASES, "temperatures": list(TEMPERATURES)}
+    asked_again = {name: declined(name) for name in ("raw", "SFT", "RL")}
+    return given | {"core": core, "runs": training(), "declined": asked_again}
 
 
 def witnesses() -> Witnesses:
-    """The smallest amount of the curves: the core is too long to be done twice."""
-    return {("curves", str(AMOUNTS[0])): partial(curve, AMOUNTS[0])}
+    """The tiny model beside it: the real one is too long to be trained twice."""
+    return {("core", "tiny RL"): partial(evaluated, "tiny RL")}
 
 
 # ------------------------------------------------------------------------------ the runs
@@ -185,42 +182,27 @@ def said(
 
 
 def known(net: Any, tokenizer: Any) -> float:
-    """Share of `KNOWN` that is answered rightly, without the shop's facts before it, greedy."""
-    from chatlib.train import rollout
-
-    asked = [[{"role": "user", "content": question}] for question, _ in KNOWN]
-    texts = rollout.answer(net, tokenizer, asked, max_answer_tokens=24, temperature=0.0)
+    """Share of `KNOWN` that is answered rightly."""
     right = [
         re.search(rf"\b(?:{wanted})\b", text.lower()) is not None
-        for text, (_, wanted) in zip(texts, KNOWN)
+        for text, (_, wanted) in zip(replies(net, tokenizer), KNOWN)
     ]
     return float(np.mean(right))
 
 
-# -------------------------------------------------------------------------------- curves
-def curve(amount: int) -> dict[str, Any]:
-    """Both models after `STEPS` steps of SFT on so many dialogues: gold, facts."""
-    found = {}
-    for name, profile in (("real", "small"), ("tiny", "laptop")):
-        of = finished(short(amount, profile))
-        figures = part(f"real-curve-{of.name}-{CASES}", partial(of_curve, of))
-        found[name] = figures
-    return found
+def replies(net: Any, tokenizer: Any) -> list[str]:
+    """The likeliest answers to `KNOWN`, without the shop's facts before the questions."""
+    asked = [[{"role": "user", "content": question}] for question, _ in KNOWN]
+    return rollout.answer(net, tokenizer, asked, max_answer_tokens=24, temperature=0.0)
 
 
-def short(amount: int, profile: str) -> SFTConfig:
-    """SFT on ``amount`` dialogues; the tiny model begins with nothing, and gets more steps."""
-    steps = STEPS if profile == "small" else TINY_STEPS
-    kept = amount // 4  # a fifth of what is drawn is held out at most
-    small = {"records": amount + kept, "held_out": kept, "batch_size": 8, "steps": steps}
-    small |= {"num_warmup_steps": 5, "eval_every": 0, "save_every": SAVED if steps == STEPS else 0}
-    return cast(SFTConfig, recipe("sft", profile=profile, **small))
+def declined(name: str) -> dict[str, Any]:
+    """How often `KNOWN` is declined, as the shop does with what is none of its business."""
+    net, tokenizer, called = policy_of(name)
 
+    def counted() -> dict[str, Any]:
+        texts = replies(net, tokenizer)
+        refused = [re.search("only help|cannot|can't", text.lower()) is not None for text in texts]
+        return {"share": float(np.mean(refused)), "answers": texts[:6]}
 
-def of_curve(of: Run) -> dict[str, Any]:
-    """Sampled answers of one point of a curve."""
-    net, tokenizer = loaded(of)
-    on = {"new prompts": False, "held-out words": True}
-    return {
-        k: said(net, tokenizer, policy.scenarios(CASES, held_out=h), 1.0) for k, h in on.items()
-    }
+    return part(f"real-declined-{called}", counted)
