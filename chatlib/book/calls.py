@@ -9,14 +9,12 @@ import ast
 import functools
 import importlib
 import inspect
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -59,10 +57,8 @@ def called(paths: list[Path]) -> list[Called]:
 def on_page(path: Path) -> Iterator[Called]:
     """The calls of one page, in order."""
     names: dict[str, str] = {}  # what an import calls something: what that is
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        tree = ast.parse("".join(cell["source"]))
+    for source in pages.code_of(path):
+        tree = ast.parse(source)
         names |= imported(tree)
         for call, line in calls(tree):
             target = resolved(call.func, names)
@@ -138,9 +134,7 @@ class Calls(SphinxDirective):
             if one.room == self.arguments[0]:
                 lines += [f"`{one.short}`", f": {one.says} In [{one.page}]({one.page}.ipynb):"]
                 lines += ["", f"  `` {one.line} ``", ""]
-        holder = nodes.container()
-        self.state.nested_parse(StringList(lines, self.get_source_info()[0]), 0, holder)
-        return holder.children
+        return self.parse_text_to_nodes("\n".join(lines))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

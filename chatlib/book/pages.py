@@ -43,10 +43,17 @@ def notebooks(folder: Path = NOTEBOOKS, toc: Path = TOC) -> list[Path]:
 
 def missing(path: Path) -> list[str]:
     """The packaged models that a page's code names and that are not installed here."""
+    absent = [name for name in pretrained.PACKAGES if not pretrained.is_installed(name)]
+    if not absent:  # as nearly always: nothing is read
+        return []
+    named = set(re.findall(r"\bpypi:(\w+)", "\n".join(code_of(path))))
+    return sorted(named.intersection(absent))
+
+
+def code_of(path: Path) -> list[str]:
+    """The sources of a page's code cells, in order, without nbformat's checks, which take long."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    named = pretrained.PACKAGES.keys() & set(re.findall(r"\bpypi:(\w+)", code))
-    return [name for name in sorted(named) if not pretrained.is_installed(name)]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 def executable(paths: list[Path], say: Callable[[str], object] = str) -> list[Path]:

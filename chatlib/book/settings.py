@@ -7,7 +7,6 @@ from enum import Enum
 from importlib import import_module
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
@@ -69,9 +68,7 @@ class Settings(SphinxDirective):
         for name, default, allowed, meaning in rows(*found):
             shown = f"`{allowed}`" if allowed else ""
             lines.append(f"| `{name}` | `{default}` | {shown} | {meaning.replace('|', '/')} |")
-        holder = nodes.container()
-        self.state.nested_parse(StringList(lines, self.get_source_info()[0]), 0, holder)
-        return holder.children
+        return self.parse_text_to_nodes("\n".join(lines))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

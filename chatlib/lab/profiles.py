@@ -83,19 +83,18 @@ class Profile(Strict):
 # -------------------------------------------------------------------------- recipes
 
 SHOP = {"split": (6, 2, 2)}  # the shop invents as much as is asked: SFT gets the larger share
+NEW = {  # what a model that begins with random weights is taught with
+    "records": 24_000,
+    "batch_size": 16,
+    "steps": 2000,
+    "learning_rate": 3e-3,
+    "num_warmup_steps": 50,
+}
 
 
 def sft(seed: int, at: Profile, **changes: Any) -> SFTConfig:
     """The policy that imitates the demonstrations."""
-    settings = dict(
-        records=24_000,
-        batch_size=16,
-        steps=2000,
-        learning_rate=3e-3,
-        num_warmup_steps=50,
-        seed=seed,
-    )
-    return SFTConfig(**SHOP | settings | at.of("sft") | changes)
+    return SFTConfig(**SHOP | NEW | {"seed": seed} | at.of("sft") | changes)
 
 
 def reward(seed: int, at: Profile, **changes: Any) -> RewardConfig:
@@ -178,18 +177,10 @@ def distil(seed: int, at: Profile, **changes: Any) -> PPOConfig:
 
 def distillation(seed: int, at: Profile, **changes: Any) -> DistillationConfig:
     """A student of half the width, new, that learns the PPO policy's probabilities."""
-    settings = dict(
-        model=TinyModel(hidden_size=64, intermediate_size=128),
-        teacher=_run(ppo(seed, at)),
-        records=24_000,
-        batch_size=16,
-        steps=2000,
-        learning_rate=3e-3,
-        num_warmup_steps=50,
-        seed=seed,
-    )
-    new = {"lora": None}  # there is nothing that adapters could adapt
-    return DistillationConfig(**SHOP | settings | at.of("distillation") | new | changes)
+    student = TinyModel(hidden_size=64, intermediate_size=128)
+    settings = NEW | dict(model=student, teacher=_run(ppo(seed, at)), seed=seed)
+    whole = {"lora": None}  # there is nothing that adapters could adapt
+    return DistillationConfig(**SHOP | settings | at.of("distillation") | whole | changes)
 
 
 def overoptimised(seed: int, at: Profile, **changes: Any) -> PPOConfig:

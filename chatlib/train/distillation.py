@@ -9,8 +9,6 @@ that it learns to go on from its own mistakes (Agarwal et al. 2024).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -164,8 +162,8 @@ def answered(
     with engine.whole(net):
         drawn = rollout.sample(model, prompts, most, tokenizer.eos_token_id, tokenizer.pad_token_id)
     net.train(training)
-    marks: Any = ([0] * len(p) + [1] * len(a) for p, a in zip(prompts, drawn))
-    return [template.Encoded(p + a, m) for p, a, m in zip(prompts, drawn, marks)]
+    pairs = zip(prompts, drawn)
+    return [template.Encoded(p + a, [0] * len(p) + [1] * len(a)) for p, a in pairs]
 
 
 def opening(example: template.Encoded) -> int:

@@ -257,5 +257,6 @@ def test_pages_run_under_a_profile_with_a_model_and_data_of_ones_own(tmp_path, m
     for name, steps in STEPS.items():
         run = run_of(profiles.recipe(name))
         assert run.complete and run.manifest["world"] == 1 and len(run.metrics) == steps
-    assert run_of(profiles.recipe("sft")).config["model"] == str(model)
+    sft = run_of(profiles.recipe("sft"))
+    assert sft.config["model"] == str(model) and shown["sft"]["seconds"] == sft.manifest["seconds"]
     assert shown["sft"]["gold"] > -1 and run.manifest["chance_to_bayes"] > 0.5

@@ -9,7 +9,6 @@ are chosen on other dialogues than it is judged on.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from chatlib.data.schema import Dialogue
 from chatlib.evaluate import policy
 from chatlib.evaluate.errors import components
 from chatlib.lab import Run, recipe
+from chatlib.runs import identity
 from chatlib.settings.stages import TinyModel
 from chatlib.train import rollout
 
@@ -75,8 +75,9 @@ def student(arm: str, seed: int) -> dict[str, Any]:
 
 def written(seed: int) -> Path:
     """The dialogues of SFT with the teacher's answers instead of people's: a file of a seed."""
-    path = Path(tempfile.gettempdir()) / f"chatlib-{teacher_of(seed).name}-answers.jsonl"
+    path = identity.root() / "data" / f"compression-{teacher_of(seed).name}.jsonl"
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         net, tokenizer = loaded(teacher_of(seed))
         asked = shop.demonstrations(16 * STEPS, seed=seed)
         said = rollout.answer(net, tokenizer, [d.prompt for d in asked], seed=seed)
