@@ -439,9 +439,11 @@ def patience(states: list[dict], timeout: float, config: StageConfig) -> float:
 
 
 def silences(states: list[dict], seconds: list[float]) -> list[float]:
-    """Seconds without a heartbeat; a rank that is done may be silent while another is not."""
+    """Seconds without a heartbeat; a rank that is done waits in silence for the last of them."""
     done = [state.get("status") == "done" for state in states]
-    return [0.0 if d and not all(done) else s for d, s in zip(done, seconds)]
+    if all(done):
+        return [min(seconds)] * len(states)
+    return [0.0 if d else s for d, s in zip(done, seconds)]
 
 
 def _end(process: Process, job: Job) -> None:

@@ -179,7 +179,7 @@ class StageConfig(Strict):
         1.0, ge=0, description="longest gradient, 2-norm; 0 turns clipping off (DeepSpeed-Chat)"
     )
     disable_dropout: bool = Field(
-        True, description="set every dropout of the model to 0; PPO has to (DeepSpeed-Chat)"
+        True, description="set every dropout of the model to 0; PPO, DPO have to (DeepSpeed-Chat)"
     )
 
     # --- memory and machine
@@ -664,6 +664,15 @@ class DPOConfig(StageConfig):
         "(Lambert et al. 2024, section 5)",
     )
 
+    @model_validator(mode="after")
+    def _equal_weights_give_equal_probabilities(self) -> DPOConfig:
+        if not self.disable_dropout:
+            raise ValueError(
+                "disable_dropout False: with dropout the policy would differ from its reference "
+                "before the first step, so DPO always turns it off; leave it at True"
+            )
+        return self
+
 
 class ProbeConfig(SFTConfig):
     """A few steps of SFT for each of several settings, to measure what a rank holds (chapter 9)."""
@@ -694,11 +703,3 @@ STAGES: dict[str, type[StageConfig]] = {
     "dpo": DPOConfig,
 }
 LAUNCHED: dict[str, type[StageConfig]] = {**STAGES, "probe": ProbeConfig}  # what a worker can run
-
-
-def parse(data: dict) -> StageConfig:
-    """The configuration object of a `config.json`'s content. Raises pydantic's error."""
-    stage = data.get("stage")
-    if stage not in LAUNCHED:
-        raise ValueError(f"`stage` is {stage!r}; use one of {', '.join(LAUNCHED)}")
-    return LAUNCHED[stage].model_validate(data)

@@ -30,13 +30,13 @@ class AnswerLogits(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        models.exact_head(model)
+        models.exact_head(model.get_output_embeddings())
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """``ids`` and ``mask`` (batch, time), padded on the right; see `models.AnswerLM`."""
         hidden = models.hidden_states(self.model, ids[:, :-1], mask[:, 1:])
         logits: Tensor = self.model.get_output_embeddings()(hidden)
-        return logits.float()
+        return logits
 
 
 def train(config: DistillationConfig, recorder: Recorder) -> dict:
@@ -46,7 +46,7 @@ def train(config: DistillationConfig, recorder: Recorder) -> dict:
     data = load_data(config, recorder)
     tokenizer = models.load_tokenizer(config.teacher)
     teacher = AnswerLogits(load_teacher(config, tokenizer, device))
-    model = student(config, tokenizer)
+    model = student(config, tokenizer, engine.dtype_of(config, device))
     limit = models.max_length(model, config.max_seq_len)
     examples, left_out = encode(tokenizer, data.train, limit, recorder)
     held_out, lost = encode(tokenizer, data.held_out, limit, recorder)
@@ -54,7 +54,8 @@ def train(config: DistillationConfig, recorder: Recorder) -> dict:
     recorder.tell_data(report)
 
     size = models.size_of(model)
-    models.disable_dropout(model)
+    if config.disable_dropout:
+        models.disable_dropout(model)
     models.adapt(model, config, "CAUSAL_LM", recorder)
     rate, steps = config.learning_rate, config.steps
     net = engine.initialize(config, AnswerLogits(model), rate, steps, "model", recorder)
@@ -126,7 +127,11 @@ def load_teacher(
     return found.to(device)
 
 
-def student(config: DistillationConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def student(
+    config: DistillationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
     """A new small model with the teacher's vocabulary, or the one that is named.
 
     Raises `ValueError` for one that has another vocabulary: its tokens would mean other things.
@@ -139,7 +144,7 @@ def student(config: DistillationConfig, tokenizer: PreTrainedTokenizerBase) -> P
             f"model {config.model} and teacher {config.teacher} have different tokens, so their "
             "probabilities cannot be compared; name a student of the teacher's family"
         )
-    return models.load_policy(config.model, tokenizer)
+    return models.load_policy(config.model, tokenizer, dtype)
 
 
 def is_on_policy(config: DistillationConfig, step: int) -> bool:

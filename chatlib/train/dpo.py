@@ -34,7 +34,7 @@ def train(config: DPOConfig, recorder: Recorder) -> dict:
     recorder.beat(0, "read the data")
     data = load_data(config, recorder)
     tokenizer = models.load_tokenizer(config.model)
-    model = models.load_policy(config.model, tokenizer)
+    model = models.load_policy(config.model, tokenizer, engine.dtype_of(config, device))
     limit = models.max_length(model, config.max_seq_len)
     pairs, _, left_out = encode_apart(tokenizer, data.train, limit, recorder)
     held_out, _, lost = encode_apart(tokenizer, data.held_out, limit, recorder)

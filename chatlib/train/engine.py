@@ -391,6 +391,18 @@ def save_model(engine: Engine, tokenizer: PreTrainedTokenizerBase, directory: Pa
     save_state(gathered_state(model), model, tokenizer, directory)
 
 
+def save_config(engine: Engine, directory: Path) -> None:
+    """Write a saved model's configuration again, with what was measured after the model's saving.
+
+    As it replaces one file, a folder that is whole stays so.
+    """
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        part = directory / "config.part"
+        part.write_text(engine.module.model.config.to_json_string())
+        part.rename(directory / "config.json")
+    barrier()
+
+
 def save_state(
     state: dict[str, Tensor],
     model: PreTrainedModel,

@@ -12,6 +12,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -161,7 +162,7 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     table = cast(nn.Embedding, model.get_input_embeddings())  # of a text model it is one
     if len(tokenizer) > table.num_embeddings:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # `torch.manual_seed` would seed the cards', too
             model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
@@ -267,27 +268,28 @@ def require_positions(model: PreTrainedModel) -> None:
         )
 
 
-def exact_head(model: PreTrainedModel) -> None:
-    """Let the output layer's product leave 16 bits: logits (.., vocabulary) in fp32.
+def exact_head(head: nn.Module) -> None:
+    """Let an output layer's products leave 16 bits: logits (.., vocabulary) or scores in fp32.
 
     Its inputs stay rounded, but rounded again a logit between 16 and 32 would move by up to 1/16 in
     bf16, and a probability ratio with it. With weights in fp32 nothing changes. On a GPU
     `engine.start` lets such products run in TF32, which holds every bf16 number exactly.
     """
-    head = model.get_output_embeddings()
-    if type(head) is not nn.Linear:  # with adapters of its own it keeps its way
-        return
+    for layer in head.modules():  # with adapters it has several
+        if isinstance(layer, nn.Linear):
+            # Not a new module: its hooks gather it at ZeRO stage 3. A method, so that a copy of
+            # the layer computes with the copy's weights.
+            layer.forward = MethodType(_exact_product, layer)  # type: ignore[method-assign]
 
-    def product(hidden: Tensor) -> Tensor:
-        weight: Tensor = head.weight
-        bias: Tensor | None = head.bias
-        if weight.dtype in (torch.bfloat16, torch.float16):
-            bias = None if bias is None else bias.float()
-            hidden, weight = hidden.float(), weight.float()
-        return nn.functional.linear(hidden, weight, bias)
 
-    # Not a new module: its hooks gather it at ZeRO stage 3. That the method changes is the point.
-    head.forward = product  # type: ignore[method-assign, assignment]
+def _exact_product(layer: nn.Linear, hidden: Tensor) -> Tensor:
+    """What a linear layer computes, in fp32 where its weights have 16 bits."""
+    weight: Tensor = layer.weight
+    bias: Tensor | None = layer.bias
+    if weight.dtype in (torch.bfloat16, torch.float16):
+        bias = None if bias is None else bias.float()
+        hidden, weight = hidden.float(), weight.float()
+    return nn.functional.linear(hidden, weight, bias)
 
 
 class AnswerLM(nn.Module):
@@ -304,7 +306,7 @@ class AnswerLM(nn.Module):
     def __init__(self, model: PreTrainedModel, together: int | None = None) -> None:
         super().__init__()
         self.model, self.together = model, together
-        exact_head(model)
+        exact_head(model.get_output_embeddings())
 
     def forward(
         self,
@@ -359,6 +361,7 @@ class TokenScorer(nn.Module):
         super().__init__()
         self.model, self.together = model, together
         self.takes_positions = takes_positions(model)
+        exact_head(head_of(model))
 
     def forward(
         self,
@@ -376,7 +379,7 @@ class TokenScorer(nn.Module):
             hidden = hidden_states(self.model, ids, where, self.together)
         else:
             hidden = packed_states(self.model, ids, where, positions, seen)
-        raw, known = head_of(self.model)(hidden).squeeze(-1).float(), self.model.config
+        raw, known = head_of(self.model)(hidden).squeeze(-1), self.model.config
         return (raw - getattr(known, "score_mean", 0.0)) / getattr(known, "score_std", 1.0)
 
 

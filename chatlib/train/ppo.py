@@ -36,6 +36,7 @@ from chatlib.runs.recorder import Recorder
 from chatlib.settings.deepspeed import Role, zero_stage
 from chatlib.settings.stages import PPOConfig
 from chatlib.train import engine, models, packing, reward, rollout, sft
+from chatlib.train.finite import require_finite
 from chatlib.train.models import AnswerLM, TextScorer, TokenScorer
 from chatlib.train.packing import Rows
 from chatlib.train.records import load_data
@@ -45,6 +46,7 @@ from chatlib.train.throughput import Size, forward_flops, rates, training_flops
 # Rows of a forward pass, at most. Prompts are drawn at random, so a batch's lengths differ widely:
 # of the book's minibatches of 16 rows 31 % are padding, and 16 % when eight of similar length go
 # together. Of 32 rows on two threads, groups of 11 were fastest (8: 1.11, 16: 1.05 times as long).
+# A card, for which more at once is better, takes a whole micro-batch: see `rows_together`.
 ROWS_TOGETHER = 12
 OF_CRITIC = ("value_error", "explained_variance")  # figures that a run without one does not have
 Trained = TypeVar("Trained", bound=nn.Module, covariant=True)
@@ -281,11 +283,10 @@ def among_answers(config: PPOConfig, rewards: Tensor) -> Tensor:
     return maths.group_advantages(totals, config.group_scale).flatten()
 
 
-def alike(config: PPOConfig, r: Rollout) -> float:
-    """Share of all ranks' prompts whose answers were all paid the same: they teach nothing."""
+def alike(config: PPOConfig, r: Rollout) -> Tensor:
+    """Whether a prompt's answers were all paid the same: they teach nothing. (prompts,)"""
     paid = r.paid.view(-1, config.answers_per_prompt)
-    same = (paid.amax(1) - paid.amin(1)) < 1e-6
-    return (engine.sum_over_ranks(same.sum()) / engine.sum_over_ranks(len(same))).item()
+    return (paid.amax(1) - paid.amin(1)) < 1e-6
 
 
 def known(x: Tensor | None) -> Tensor:
@@ -409,6 +410,10 @@ class Clock:
         self.work = self.work + work
         return {f"{name}_seconds": own for name, own in seconds.items()}
 
+    def total(self) -> dict[str, float]:
+        """All seconds, as a summary has them."""
+        return {"train_seconds": sum(self.spent.values())}
+
 
 def train(config: PPOConfig, recorder: Recorder) -> dict:
     """Tune the policy against the reward model; returns the manifest's summary."""
@@ -423,9 +428,8 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
     recorder.tell_data(report)
     if config.reward == "gold":
         judges.require(judged_by, records)
-
-    size, each = config.batch_size * config.generation_batches, config.answers_per_prompt
     # Equal lengths: a batch of similar prompts would hold few intents, and its mean tell little.
+    size, each = config.batch_size * config.generation_batches, config.answers_per_prompt
     batches = collate.Batches([1] * len(prompts), size, config.seed, lost)
     torch.manual_seed(config.seed * 1000 + recorder.rank)  # every rank draws its own samples
     ema = Ema(config.ema_decay, nets.actor.module.model) if config.enable_ema else None
@@ -453,19 +457,12 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
         sums, learnt = learn(config, nets, r, beta, shown, ema)
         times.append(time.perf_counter())
 
-        figures = describe(r, sums, theirs, nets.tokenizer, judged_by)
-        if each > 1:
-            figures["alike"] = alike(config, r)
-        if not nets.critic:
-            figures = {name: x for name, x in figures.items() if name not in OF_CRITIC}
+        done, figures = step + 1, describe(r, sums, theirs, nets.tokenizer, judged_by)
         tokens += int(figures.pop("rows_tokens"))
         figures |= clock.add(times, engine.sum_over_ranks(flops(config, *sizes, r)))
-        done = step + 1
-        speed = throughput_of(
-            (done - first) * config.rollout, tokens - before, clock, recorder.world
-        )
-        figures |= {**speed, "beta": beta, **learnt, "tokens": tokens}
-        engine.log(nets.actor, recorder, done, **figures)
+        seen = (done - first) * config.rollout, tokens - before
+        figures |= throughput_of(*seen, clock, recorder.world)
+        log(config, nets, recorder, done, r, figures | {"beta": beta, **learnt, "tokens": tokens})
         if config.kl_target:
             beta = next_beta(config, beta, figures["kl"])
         if due(config.print_answers, done) and recorder.rank == 0:
@@ -475,10 +472,9 @@ def train(config: PPOConfig, recorder: Recorder) -> dict:
 
     recorder.beat(config.steps, "save")
     save_models(nets, ema, recorder)
-    counts = (config.steps - first) * config.rollout, tokens - before, clock
-    seconds = {"train_seconds": sum(clock.spent.values())}
-    summary = {"examples": len(prompts), "tokens": tokens, **seconds, "beta": beta}
-    return summary | throughput_of(*counts, recorder.world) | {"data_report": report}
+    seen = (config.steps - first) * config.rollout, tokens - before
+    summary = {"examples": len(prompts), "tokens": tokens, "beta": beta, "data_report": report}
+    return summary | clock.total() | throughput_of(*seen, clock, recorder.world)
 
 
 def learn(
@@ -513,15 +509,16 @@ def load_models(
 ) -> Models[engine.Engine]:
     """Engines around actor and critic, frozen reference and reward model; dropout off."""
     dtype, tokenizer = engine.dtype_of(config, device), models.load_tokenizer(config.model)
-    scorer, reward_tokenizer = load_reward_model(config, tokenizer, dtype)
-    actor = models.load_policy(config.model, tokenizer)
+    together = rows_together(config, device)
+    scorer, reward_tokenizer = load_reward_model(config, tokenizer, dtype, together)
+    actor = models.load_policy(config.model, tokenizer, dtype)
     if config.share_prompts:
         models.require_positions(actor)
     own = config.starts_as_reference
     reference = models.twin(actor) if own else load_reference(config, tokenizer, dtype)
     critic = None
     if "critic" in config.roles:
-        critic = load_critic(config, tokenizer, reward_tokenizer is not None)
+        critic = load_critic(config, tokenizer, reward_tokenizer is not None, dtype)
     models.adapt(actor, config, "CAUSAL_LM", recorder, "actor")
     if critic:
         models.adapt(critic, config, "SEQ_CLS", recorder, "critic")
@@ -529,18 +526,18 @@ def load_models(
         if model:
             models.disable_dropout(model)  # that of the adapters, too
     total = config.steps * config.ppo_epochs * config.minibatches
-    policy, rate = AnswerLM(actor, ROWS_TOGETHER), config.actor_learning_rate
+    policy, rate = AnswerLM(actor, together), config.actor_learning_rate
     trained_policy = engine.initialize(config, policy, rate, total, "actor", recorder)
     trained_value = None
     if critic:
-        value, rate = TokenScorer(critic, ROWS_TOGETHER), config.critic_learning_rate
+        value, rate = TokenScorer(critic, together), config.critic_learning_rate
         trained_value = engine.initialize(config, value, rate, total, "critic", recorder)
     of_actor, of_critic = zero_stage(config, "actor"), zero_stage(config, "critic")
     offload = config.offload_reference_model
     return Models(
         trained_policy,
         trained_value,
-        engine.frozen(AnswerLM(reference, ROWS_TOGETHER), device, of_actor, offload),
+        engine.frozen(AnswerLM(reference, together), device, of_actor, offload),
         engine.frozen(scorer, device, of_critic) if scorer else None,
         tokenizer,
         reward_tokenizer,
@@ -560,8 +557,16 @@ def load_reference(
     return models.load_policy(name, tokenizer, dtype)
 
 
+def rows_together(config: PPOConfig, device: torch.device) -> int:
+    """Rows of a forward pass, at most: on a card a micro-batch, for which it has the memory."""
+    return ROWS_TOGETHER if device.type == "cpu" else max(ROWS_TOGETHER, config.micro_batch)
+
+
 def load_reward_model(
-    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    config: PPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    together: int = ROWS_TOGETHER,
 ) -> tuple[TokenScorer | TextScorer | None, PreTrainedTokenizerBase | None]:
     """(reward model or None, its own tokenizer if the policy's ids mean something else to it)."""
     if config.reward_model is None:
@@ -570,13 +575,16 @@ def load_reward_model(
     if theirs.get_vocab() == tokenizer.get_vocab():
         model = models.load_scorer(config.reward_model, tokenizer, dtype)
         if hasattr(model, "score"):
-            return TokenScorer(model, ROWS_TOGETHER), None
+            return TokenScorer(model, together), None
     theirs = models.load_reward_tokenizer(config.reward_model)
     return TextScorer(models.load_scorer(config.reward_model, theirs, dtype)), theirs
 
 
 def load_critic(
-    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, reads_texts: bool
+    config: PPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    reads_texts: bool,
+    dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """The reward model, to be read at every token; the policy where that one reads texts.
 
@@ -588,7 +596,7 @@ def load_critic(
             f"{config.model}, so it has no value for the policy's tokens; use critic_init zero"
         )
     start = config.model if reads_texts or not config.reward_model else config.reward_model
-    critic = models.load_scorer(start, tokenizer)
+    critic = models.load_scorer(start, tokenizer, dtype)
     if config.critic_init == "zero":  # V(s) = 0 at first: the first advantages are the rewards
         nn.init.zeros_(cast(nn.Linear, critic.score).weight)
         critic.config.score_mean, critic.config.score_std = 0.0, 1.0
@@ -673,6 +681,26 @@ def next_beta(config: PPOConfig, beta: float, kl: float) -> float:
     if config.kl_target is None:
         return beta
     return maths.adaptive_beta(beta, kl, config.kl_target, config.rollout, config.kl_horizon)
+
+
+def log(
+    config: PPOConfig,
+    nets: Models[engine.Engine],
+    recorder: Recorder,
+    done: int,
+    r: Rollout,
+    figures: dict[str, float],
+) -> None:
+    """The row of an iteration, with what the algorithm adds and without what it lacks.
+
+    Raises `FloatingPointError` when the next answers would be drawn from weights that are no
+    numbers.
+    """
+    lacks = () if nets.critic else OF_CRITIC
+    row = {name: x for name, x in figures.items() if name not in lacks}
+    engine.log(nets.actor, recorder, done, **row, **of_algorithm(config, r))
+    for net in engines_of(nets).values():
+        require_finite(net.module, done, {}, look=True)
 
 
 def show(recorder: Recorder, records: list[Record], texts: list[str]) -> None:
@@ -800,6 +828,18 @@ def describe(
     if judged:
         figures |= {"gold": m["gold"] / judged, "well_formed": m["well_formed"] / judged}
     return figures
+
+
+def of_algorithm(config: PPOConfig, r: Rollout) -> dict[str, float]:
+    """Figures that only some settings have, means over all ranks: ``alike``, the share of prompts
+    that teach nothing, and ``paid``, what a checker pays an answer."""
+    own = {"alike": alike(config, r).float()} if config.answers_per_prompt > 1 else {}
+    if config.reward not in ("model", "gold", "none"):
+        own["paid"] = r.paid
+    means = {
+        k: engine.sum_over_ranks(x.sum()) / engine.sum_over_ranks(len(x)) for k, x in own.items()
+    }
+    return {name: mean.item() for name, mean in means.items()}
 
 
 def totals(

@@ -38,7 +38,7 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     recorder.beat(0, "read the data")
     data = load_data(config, recorder)
     tokenizer = models.load_tokenizer(config.model)
-    model = models.load_scorer(config.model, tokenizer)
+    model = models.load_scorer(config.model, tokenizer, engine.dtype_of(config, device))
     limit = models.max_length(model, config.max_seq_len)
     pairs, _, left_out = encode(tokenizer, data.train, limit, recorder)
     held_out, held_out_records, lost = encode(tokenizer, data.held_out, limit, recorder)
@@ -73,10 +73,11 @@ def train(config: RewardConfig, recorder: Recorder) -> dict:
     seconds = meter.seconds
     summary = {"examples": len(pairs), "tokens": tokens, "train_seconds": seconds}
     summary |= {**meter.rates(seconds), "loss": loss, "data_report": report}
+    recorder.beat(config.steps, "save")  # first: what follows may fail, and weights would be lost
+    engine.save_model(net, tokenizer, recorder.directory / "model")
     recorder.beat(config.steps, "normalise")
     summary |= normalise(net, config, tokenizer, data, recorder, device)
-    recorder.beat(config.steps, "save")  # first: evaluating may fail, and weights would be lost
-    engine.save_model(net, tokenizer, recorder.directory / "model")
+    engine.save_config(net, recorder.directory / "model")
     recorder.beat(config.steps, "evaluate")
     if held_out:
         scores = evaluate(net, held_out, tokenizer, config, recorder, device)

@@ -34,7 +34,7 @@ def train(config: SFTConfig, recorder: Recorder) -> dict:
     device = engine.start(config, recorder)
     recorder.beat(0, "read the data")
     data = load_data(config, recorder)
-    model, tokenizer = start_model(config, data.train)
+    model, tokenizer = start_model(config, data.train, engine.dtype_of(config, device))
     limit = models.max_length(model, config.max_seq_len)
     examples, left_out = encode(tokenizer, data.train, limit, recorder)
     held_out, lost = encode(tokenizer, data.held_out, limit, recorder)
@@ -108,12 +108,16 @@ def learn(
 
 # ------------------------------------------------------------------------ its parts
 def start_model(
-    config: SFTConfig, records: list[Dialogue]
+    config: SFTConfig, records: list[Dialogue], dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """(policy, tokenizer): both new for a `TinyModel`, else those of the named model."""
+    """(policy, tokenizer): both new for a `TinyModel`, else those of the named model.
+
+    A named model is loaded in the number format of training; a new one's first weights are drawn
+    in fp32.
+    """
     if not isinstance(config.model, TinyModel):
         tokenizer = models.load_tokenizer(config.model)
-        return models.load_policy(config.model, tokenizer), tokenizer
+        return models.load_policy(config.model, tokenizer, dtype), tokenizer
     texts = (m["content"] for r in islice(records, TOKENIZER_RECORDS) for m in r.messages)
     size = config.model.vocab_size
     tokenizer = engine.from_rank0(lambda: template.train_tokenizer(texts, size))

@@ -1,6 +1,7 @@
 """Profiles: what they change, how one is chosen, and a page under a profile of one's own."""
 
 import ast
+import itertools
 import json
 import re
 
@@ -224,7 +225,8 @@ def up_to_the_experiments(page, copy):
     own = next(i for i, source in enumerate(code) if "run = lab.trained(" in source)
     further = ("= lab.launch(", "record(")
     end = next(i for i, source in enumerate(code) if i > own and any(f in source for f in further))
-    notebook.cells = notebook.cells[: end + ("record(" in code[end])]
+    kept = itertools.takewhile(lambda source: "record(" in source, code[end:])
+    notebook.cells = notebook.cells[: end + len(list(kept))]
     for cell in notebook.cells:
         if "nbval-ignore-output" in cell.metadata.get("tags", []):
             cell.source = ast.unparse(WithoutClaims().visit(ast.parse(cell.source)))

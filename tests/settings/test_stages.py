@@ -9,6 +9,7 @@ from chatlib.runs import identity
 from chatlib.settings.distillation import DistillationConfig
 from chatlib.settings.registry import LAUNCHED
 from chatlib.settings.stages import (
+    DPOConfig,
     PPOConfig,
     ProbeConfig,
     RewardConfig,
@@ -77,6 +78,7 @@ def test_choices_of_an_annotation():
         (RewardConfig, {"print_answers": 5}, "print_answers 5: a reward model writes no answers;"),
         (PPOConfig, {"eval_every": 5}, "eval_every 5: PPO measures .*; leave it at 0"),
         (PPOConfig, {"disable_dropout": False}, "disable_dropout False: .*; leave it at True"),
+        (DPOConfig, {"disable_dropout": False}, "disable_dropout False: .*; leave it at True"),
     ],
 )
 def test_a_setting_that_would_do_nothing_is_refused(stage, settings, sentence):

@@ -361,7 +361,7 @@ MUTANTS = [  # (row, its parameters, function, phrase, what stands there instead
         "logits.to(torch.promote_types(logits.dtype, torch.float32))",
         "logits",
     ),
-    (HEAD, {}, models.exact_head, "head.forward = product", "pass"),
+    (HEAD, {}, models.exact_head, "layer.forward = MethodType(_exact_product, layer)", "pass"),
     (RESUME, {}, engine.restore, 'torch.set_rng_state(own["torch"])', "pass"),
     (RESUME, {}, ppo.restore, 'state.get("beta", config.kl_ctl)', "config.kl_ctl"),
     (RESUME, {}, ppo.train, "batches.at(step)", "batches.at(step - first)"),
