@@ -370,7 +370,7 @@ def transformer_block() -> Figure:
 
 # page: (what it makes, x, y of its box); the pipeline runs from left to right
 _PIPELINE = {
-    "01": ("attention:\nwhat models are made of", 0.3, 0.0),
+    "01": ("attention:\nwhat models are made of", 0.2, 0.0),
     "02": ("dialogues", 0.0, 1.15),
     "03": ("SFT model", 1.0, 1.15),
     "04": ("reward model", 1.0, 2.3),
@@ -378,10 +378,15 @@ _PIPELINE = {
     "06": ("evaluation", 3.0, 2.3),
     "07": ("fine-tuning\nfrom it", 3.0, 1.15),
     "08": ("assistant", 3.0, 0.0),
-    "09": ("scaling out:\nwhat launches cost", 1.55, 0.0),
+    "09": ("scaling out:\nwhat launches cost", 1.5, 0.0),
     "10": ("other ways", 2.0, 2.75),
+    "11": ("museum:\nwhat goes wrong unseen", 0.2, -0.85),
+    "12": ("the recipe on\na real model", 0.05, -1.75),
     "13": ("compression", 1.9, -0.85),
     "14": ("deploying", 3.0, -0.85),
+    "15": ("what is hard", 1.05, -1.75),
+    "16": ("where it\nis used", 2.0, -1.75),
+    "17": ("where it\nis going", 3.0, -1.75),
 }
 _FLOW = (
     *("0203", "0204", "0304", "0305", "0405", "0506", "0607", "0708", "0508", "0410", "1006"),
@@ -392,8 +397,8 @@ _FLOW = (
 @_styled
 def pipeline(here: str = "", notes: Mapping[str, str] | None = None) -> Figure:
     """The book's chapters as a pipeline; ``here`` ("05") is lit, ``notes`` add a line to boxes."""
-    figure, (axes,) = _panels(1, 1, 3.3)
-    axes.set(xlim=(-0.45, 3.45), ylim=(-1.2, 3.1))
+    figure, (axes,) = _panels(1, 1, 3.9)
+    axes.set(xlim=(-0.45, 3.45), ylim=(-2.15, 3.1))
     axes.axis("off")
     boxes = {}
     for page, (text, x, y) in _PIPELINE.items():

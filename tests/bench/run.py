@@ -5,7 +5,8 @@
 A ratio is the median over rounds of theirs / ours: above 1, ours is faster. The rows `launch`,
 `relaunch`, `overhead` and `e2e` are costs over one import of torch, transformers and deepspeed.
 Elsewhere both sides get the same weights, token ids and batches, two threads and fp32; in rows
-named `own_batches` TRL groups the same examples its own way. The rows `serving` are servers with
+named `own_batches` TRL groups the same examples its own way. Rows named `bf16` hold a stage in
+bf16 against itself in fp32; of them no ratio is asked. The rows `serving` are servers with
 one thread, asked by eight clients; of llama.cpp, which computes without Python, no ratio is asked.
 `--store` keeps the figures beside this file, as `results.json`, with where they come from; rows
 that were not measured keep theirs.
@@ -25,6 +26,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPU on both sides; before torch is im
 
 import dpo_rows
 import environments
+import format_rows
 import launch_rows
 import ppo_rows
 import reward_rows
@@ -44,6 +46,9 @@ ROWS = {
     "grpo_trl": ppo_rows.grpo_against_trl,
     "ppo_trl": ppo_rows.against_trl,
     "generation": ppo_rows.generation,
+    "sft_bf16": format_rows.sft,
+    "reward_bf16": format_rows.reward,
+    "ppo_bf16": format_rows.ppo,
     "launch": launch_rows.launch,
     "relaunch": launch_rows.relaunch,
     "overhead": launch_rows.overhead,

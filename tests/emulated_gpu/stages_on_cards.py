@@ -5,6 +5,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from unittest import mock
 
 import pretend
 
@@ -35,6 +36,8 @@ def cases() -> dict:
     for stage in (0, 3):
         more = SMALL | dict(steps=2, save_every=1, zero_stage=stage)
         found[f"lora{stage}"] = tiny.sft(model=policy, lora=Lora(lora_dim=2), **more)
+    more = SMALL | dict(steps=2, save_every=1, max_answer_tokens=8)
+    found["drawn"] = tiny.ppo(policy, scorer, minibatches=1, ppo_epochs=1, **more)
     found["checkpointing"] = tiny.sft(
         model=policy, gradient_checkpointing=True, print_answers=1, **SMALL
     )
@@ -46,16 +49,26 @@ def run(name: str, config) -> dict:
     began = time.time()
     done = tiny.train(config, folder / name)
     engine.barrier()
-    column = "score" if config.stage == "ppo" else "loss"
-    return {"figures": tiny.losses(done, column), "seconds": time.time() - began}
+    return {"figures": figures(done, config), "seconds": time.time() - began}
 
 
-def resumed(name: str, config) -> dict:
+def figures(done, config) -> list[float]:
+    """The losses of a run, or PPO's scores."""
+    return tiny.losses(done, "score" if config.stage == "ppo" else "loss")
+
+
+def resumed(name: str, config, again: str = "again") -> dict:
     """The second of two steps after a checkpoint of the first."""
     checkpoint = checkpoints.checkpoint_path(folder / name, 1)
-    again = tiny.train(config, folder / f"{name}_again", checkpoint)
+    done = tiny.train(config, folder / f"{name}_{again}", checkpoint)
     engine.barrier()
-    return {"figures": tiny.losses(again)}
+    return {"figures": figures(done, config)}
+
+
+def forgetful(name: str, config) -> dict:
+    """The same, but the card's random numbers begin anew."""
+    with mock.patch.object(torch.cuda, "set_rng_state", lambda state: None):
+        return resumed(name, config, "forgetful")
 
 
 def reductions() -> dict:
@@ -87,5 +100,7 @@ for name, config in cases().items():
     findings[name] = run(name, config)
     if config.save_every:
         findings[f"{name} resumed"] = resumed(name, config)
+    if name == "drawn":
+        findings["drawn forgetful"] = forgetful(name, config)
 (folder / f"findings{rank}.json").write_text(json.dumps(findings))
 torch.distributed.destroy_process_group()

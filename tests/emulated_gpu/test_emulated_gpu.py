@@ -95,6 +95,14 @@ def test_adapters_are_trained_and_a_checkpoint_continues_bit_for_bit(found, zero
     assert len(whole) == 2 and whole[1:] == rest
 
 
+def test_answers_drawn_on_cards_go_on_where_the_checkpoint_left_their_generator(found):
+    whole, rest, anew = (
+        found[0][f"drawn{more}"]["figures"] for more in ("", " resumed", " forgetful")
+    )
+    assert len(whole) == 2 and whole[1:] == rest
+    assert whole[1:] != anew
+
+
 def test_checkpointing_and_printed_answers_run_on_cards(found):
     assert found[0]["checkpointing"]["figures"]
 

@@ -2,7 +2,8 @@
 
 An arm is chapter 5's PPO with another reward model, beta, seed and number of iterations, and its
 learning rates held at their peak: a rate that falls to a tenth would stop every run early by
-itself. A third of the arms has the rates of both models multiplied by `FAST`. The seed is PPO's
+itself. A third of the arms has the rates of both models multiplied by `FAST`; three arms more run
+`FAST` times as long at chapter 5's, as far as rate times time goes. The seed is PPO's
 (prompts, sampling): SFT and reward models are those of seed 0, so intervals over seeds say what
 chance does to PPO, not to what it starts from.
 """
@@ -32,6 +33,7 @@ GROUPS = {"weak": ("weak", 1), "strong": ("strong", 1), "weak, fast": ("weak", F
 BETAS = (0.0, 0.05, 0.2, 0.5)
 SEEDS = (0, 1, 2)
 STEPS = 40  # iterations; in area under the rate more than chapter 5's 55 on their way down
+LONGER = FAST * STEPS  # iterations of the longer arms
 WINDOW = 5  # iterations of a smoothed figure: 320 answers
 PAIRS = 1500  # annotated, new to both reward models
 CASES = 300  # scenarios for the final policies, the same for all
@@ -58,6 +60,7 @@ def results() -> dict[str, Any]:
         "start": start,
         "arms": arms,
         "best_of_n": drawn,
+        "longer": longer(start["gold"]["value"]),
         **summary(arms, drawn, start["gold"]["value"]),
         **headline(arms, start),
     }
@@ -85,7 +88,7 @@ def accuracy() -> dict[str, dict[str, float]]:
 
 
 # ------------------------------------------------------------------------- what is computed
-def settings(group: str, beta: float, seed: int) -> StageConfig:
+def settings(group: str, beta: float, seed: int, steps: int = STEPS) -> StageConfig:
     """Chapter 5's PPO with another reward model, beta, seed, and rates; the rates do not fall."""
     kind, times = GROUPS[group]
     chapter = recipe("ppo").model_dump()
@@ -95,16 +98,16 @@ def settings(group: str, beta: float, seed: int) -> StageConfig:
         model=chapter["model"],
         reward_model=run_of(recipe(REWARD_MODELS[kind])).reference,
         kl_ctl=beta,
-        steps=STEPS,
+        steps=steps,
         actor_learning_rate=times * chapter["actor_learning_rate"],
         critic_learning_rate=times * chapter["critic_learning_rate"],
         lr_scheduler_type="constant",
     )
 
 
-def arm(group: str, beta: float, seed: int) -> dict[str, Any]:
+def arm(group: str, beta: float, seed: int, steps: int = STEPS) -> dict[str, Any]:
     """One launch: its curves, and its final policy judged; found again once it is finished."""
-    config = settings(group, beta, seed)
+    config = settings(group, beta, seed, steps)
 
     def compute() -> dict[str, Any]:
         run = launch(config)
@@ -159,6 +162,22 @@ def summary(arms: list[dict], drawn: dict[str, Any], start: float) -> dict[str, 
         | {f"best of n, {kind}": best_of_n_fits(drawn, kind) for kind in REWARD_MODELS},
         "early_stopping": {group: early_stopping(paths, group) for group in GROUPS},
         "matched": matched(paths),
+    }
+
+
+def longer(start: float) -> dict[str, Any]:
+    """The weak reward model without a penalty at chapter 5's rates, run on: does gold turn there?
+
+    ``change`` is gold of the final policies less ``start``, the SFT model's, over the seeds.
+    """
+    arms = [arm("weak", 0.0, seed, LONGER) for seed in SEEDS]
+    paths = {("weak", 0.0, a["seed"]): path(a["curves"]) for a in arms}
+    final = [a["final"]["gold"]["value"] - start for a in arms]
+    return {
+        "steps": LONGER,
+        "arms": arms,
+        "early_stopping": early_stopping(paths, "weak"),
+        "change": rounded(frontier.over_seeds(final)),
     }
 
 
