@@ -90,7 +90,9 @@ def confirm(names: list[str]) -> None:
 
 
 def stale(names: list[str]) -> None:
-    """list the stored figures whose training code has changed since"""
+    """list the stored figures and assistants whose training code has changed since"""
+    from chatlib.book import assistants as answering
+
     kept = stored_results.everything()
     for found in kept:
         if found.changed:
@@ -99,6 +101,8 @@ def stale(names: list[str]) -> None:
                 f"{found.name}: {stages} changed since; `make confirm {found.name}` asks "
                 f"whether that changed a digit, `make results {found.name}` renews it"
             )
+    if old := answering.changed():
+        print(f"assistants: {', '.join(old)} changed since; `make book` trains and writes new ones")
     current = sum(not found.changed for found in kept)
     print(f"{current} of {len(kept)} stored results are of the code that trains today")
 

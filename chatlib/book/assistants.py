@@ -19,12 +19,14 @@ from sphinx.util.docutils import SphinxDirective
 
 from chatlib import serve
 from chatlib.book import pages
-from chatlib.runs.files import write_json
+from chatlib.lab.stored_results import fingerprint
+from chatlib.runs.files import read_json, write_json
 
 if TYPE_CHECKING:
     from chatlib.settings.stages import StageConfig
 
 PACK, ANSWERS = "assistants.js", "assistants.json"
+STAGES = ("sft", "reward", "ppo")  # that have trained them
 SCRIPTS = ("runtime.js", "widget.js", "microscope.js")
 POLICIES = ("SFT", "PPO", "over-optimised PPO")
 JUDGE = "reward"
@@ -54,11 +56,18 @@ def make(folder: Path = pages.NOTEBOOKS / "static") -> str:
         "judge": JUDGE,
         "bytes": said.bytes,
         "moved": said.moved,
+        "code": {stage: fingerprint(stage) for stage in STAGES},
         "examples": examples(references),
         **microscope.record(runs["PPO"]),
     }
     write_json(folder / ANSWERS, told)
     return str(said)
+
+
+def changed(folder: Path = pages.NOTEBOOKS / "static") -> list[str]:
+    """The stages whose code is no longer the one that trained the assistants of a folder."""
+    known = read_json(folder / ANSWERS).get("code", {})
+    return [stage for stage in STAGES if known.get(stage) != fingerprint(stage)]
 
 
 def finished() -> dict[str, Any]:

@@ -11,11 +11,14 @@ import pytest
 from tiny_export_model import PROMPTS, save
 
 from chatlib import lab
+from chatlib.book import __main__ as commands
 from chatlib.book import assistants, pages
 from chatlib.data import template
 from chatlib.evaluate import scorer
+from chatlib.runs import files
 from chatlib.runs.files import read_json
 from chatlib.serve import browser
+from chatlib.serve.vocabulary import GPT2_PIECES
 from chatlib.train import rollout
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -77,6 +80,12 @@ def test_what_is_tracked_fits_a_page_and_belongs_together():
     known = read_json(folder / assistants.ANSWERS)
     assert len(pack) == known["bytes"] <= assistants.LARGEST
     assert known["models"] == list(assistants.POLICIES)
+    assert set(known["code"]) == set(assistants.STAGES)
+    assert (
+        pack.count('"pieces": ')
+        == pack.count(f'"pieces": {json.dumps(browser.in_javascript(GPT2_PIECES))}')
+        > 0
+    )
     for name in (*known["models"], known["judge"]):
         assert f'"{name}": {{"kind": ' in pack
         assert known["moved"][name] < 1
@@ -98,6 +107,11 @@ def site(tmp_path_factory):
     for name in assistants.SCRIPTS:
         shutil.copy(browser.RUNTIME.with_name(name), static)
     known = told() | {"bytes": said.bytes}
+    # What the first policy says was judged beforehand; of the second another text was recorded.
+    (judged,) = rollout.answer(*browser.load(folders[0]), [PROMPTS[0]], temperature=0)
+    first, second = ({**known["examples"][0]["answers"][name]} for name in NAMES)
+    answers = dict(zip(NAMES, ({**first, "text": judged}, second)))
+    known["examples"] = [{"messages": PROMPTS[0], "answers": answers}]
     (home / "page.html").write_text(f"<html><body>{assistants.markup(known)}{ACT}</body></html>")
     (home / "quiet.html").write_text(f"<html><body>{assistants.markup(known)}</body></html>")
     return home, folders, judge
@@ -158,7 +172,9 @@ def test_the_page_says_what_torch_says_and_scores_it(site, talked):
         verdicts = [text for kind, text in log if kind == "verdict"]
         assert answers[0] == first
         score = scorer.load(judge).score([PROMPTS[0]], [first])[0]
-        assert verdicts[0] == f"reward model {score:.2f}"
+        gold = "; gold 3.00 (answer +2.00)" if folder == folders[0] else ""
+        assert verdicts[0] == f"reward model {score:.2f}{gold}"
+        assert len(verdicts) == 2 and "gold" not in verdicts[1]
 
 
 @needs_chromium
@@ -186,6 +202,39 @@ def test_an_answer_is_announced_once_when_it_is_finished(talked):
         earlier = len([m for m in PROMPTS[0] if m["role"] == "assistant"])
         assert [text for column, text, _ in heard if column == i] == finished[earlier:]
     assert {draft for *_, draft in heard} == {""}, "what grew is gone before the answer stands"
+
+
+def test_a_build_puts_its_own_assistants_into_its_pages(tmp_path, monkeypatch, capsys):
+    """Where it trained all pages; where the models are too large for a page the stored ones stay."""
+    asked = []
+
+    def made(folder):
+        asked.append((folder, os.environ["CHATLIB_RUNS"]))
+        if len(asked) > 1:
+            raise ValueError("9 bytes; at most 3 may be loaded")
+        return "3 models"
+
+    monkeypatch.setattr(assistants, "make", made)
+    monkeypatch.setattr(commands, "gather", lambda *_: None)
+    monkeypatch.setattr(commands.execute, "book", lambda names: {})
+    monkeypatch.setattr(commands.render, "render", lambda *_, **__: tmp_path / "index.html")
+    monkeypatch.setattr(commands.pages, "BUILD", tmp_path)
+    monkeypatch.setattr(commands, "_near", str)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    commands.book(["03_sft"])
+    assert not asked
+    commands.book([])
+    commands.book([])
+    mine = tmp_path / "book"
+    assert asked == [(mine / "notebooks" / "static", str(mine / "runs"))] * 2
+    said = capsys.readouterr().out
+    assert "3 models" in said and "assistants as stored: 9 bytes; at most 3" in said
+
+
+def test_the_assistants_of_other_code_are_told(tmp_path, monkeypatch):
+    files.write_json(tmp_path / assistants.ANSWERS, {"code": {"sft": "a", "reward": "b"}})
+    monkeypatch.setattr(assistants, "fingerprint", {"sft": "a", "reward": "new", "ppo": "c"}.get)
+    assert assistants.changed(tmp_path) == ["reward", "ppo"]
 
 
 @needs_chromium

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
@@ -363,6 +364,49 @@ def test_a_plain_answer_ends_when_its_client_leaves(assistant, monkeypatch):
     assert len(calls) <= 4
 
 
+def test_who_leaves_while_waiting_in_line_costs_nothing(assistant, monkeypatch):
+    """The first answer is held; a plain and a streamed client behind it give up."""
+    answered, first, go = [], threading.Event(), threading.Event()
+
+    def held(assistant, asked, put):
+        answered.append(asked.messages[-1]["content"])
+        first.set()
+        assert go.wait(60)
+        put("done")
+
+    monkeypatch.setattr(desk, "generate", held)
+    with serving([assistant]) as url, ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(post, url, assistant.name)
+        assert first.wait(60)
+
+        async def give_up():
+            async with httpx.AsyncClient(timeout=60) as client:
+                for stream in (False, True):
+                    asked = {"model": assistant.name, "messages": [user("behind")]}
+                    asked |= {"stream": stream, "max_tokens": 5}
+                    behind = asyncio.create_task(
+                        client.post(f"{url}/v1/chat/completions", json=asked)
+                    )
+                    await until(url, assistant.name, 2)
+                    behind.cancel()
+                    await until(url, assistant.name, 1)
+
+        asyncio.run(give_up())
+        go.set()
+        assert taken.result().status_code == 200
+        idle(url)
+    assert answered == [ORDER]
+
+
+async def until(url, name, count):
+    """Wait until so many answers of a model are under way or waiting."""
+    end = time.monotonic() + 60
+    async with httpx.AsyncClient(timeout=60) as client:
+        while (await client.get(f"{url}/health")).json()["waiting"][name] != count:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+
+
 def test_many_at_once_of_whom_half_leave(assistant, monkeypatch):
     """Each who stays gets the answer to its own prompt; who leaves costs no more tokens."""
     prompts, tokens = [f"where is my order {i}" for i in range(32)], 30
@@ -438,29 +482,39 @@ def process(folder):
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     started = subprocess.Popen(command, env=around, **pipes)
     started.url = started.stdout.readline().split(" at ")[1].split("/v1")[0]
+    assert started.url.startswith("http://127.0.0.1:"), "the network is let in unasked"
     yield started
     started.kill()
     started.wait()
 
 
 def test_a_thousand_requests_leave_no_memory(process, folder):
+    """A tenth of the clients leaves in the middle of the answer."""
     asked = {"model": folder.name, "messages": [user(ORDER)], "max_tokens": 1}
+    where = f"{process.url}/v1/chat/completions"
 
     def ask(count):
         with httpx.Client(timeout=60) as client:
             for i in range(count):
-                fields = asked | {"stream": i % 2 == 0}
-                got = client.post(f"{process.url}/v1/chat/completions", json=fields)
+                if i % 10 == 0:
+                    longer = asked | {"stream": True, "max_tokens": 60}
+                    with client.stream("POST", where, json=longer) as got:
+                        next(got.iter_lines())
+                else:
+                    got = client.post(where, json=asked | {"stream": i % 2 == 0})
                 assert got.status_code == 200
 
     def many(count):
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(ask, [count // 4] * 4))
-        return psutil.Process(process.pid).memory_info().rss
+        idle(process.url)
+        left = psutil.Process(process.pid)
+        return left.memory_info().rss, left.num_threads(), left.num_fds()
 
-    before = many(300)
-    grown = many(1000) - before
-    assert grown < MOST, f"{grown / 2**20:.1f} MiB more after a thousand requests"
+    memory, *others = many(300)
+    grown, *now = many(1000)
+    assert grown - memory < MOST, f"{(grown - memory) / 2**20:.1f} MiB more after a thousand"
+    assert all(n <= before + 4 for n, before in zip(now, others)), "threads, open files"
 
 
 def test_sigterm_lets_an_answer_end_and_leaves_nothing(process, folder):
@@ -481,6 +535,25 @@ def test_sigterm_lets_an_answer_end_and_leaves_nothing(process, folder):
 
 
 # --- the command
+
+
+@pytest.mark.parametrize("key", [None, "open"])
+def test_the_command_lets_the_network_in_when_told_and_says_so(folder, key):
+    command = [sys.executable, "-m", "chatlib", "serve", str(folder), "--port", "0"]
+    command += ["--host", "0.0.0.0", *(["--api-key", key] if key else [])]  # noqa: S104
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    around = {**os.environ, "CHATLIB_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=around, **pipes) as started:
+        port = started.stdout.readline().split("/v1")[0].rpartition(":")[2]
+        got = httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=60)
+        started.terminate()
+        said = started.stderr.read()
+    assert got.status_code == (401 if key else 200)
+    assert ("set --api-key" in said) == (key is None)
+
+
+def test_the_app_is_short():
+    assert len(Path(server.__file__).read_text(encoding="utf-8").splitlines()) <= 250
 
 
 def test_the_command_names_what_is_missing(capsys, folder, tmp_path):
