@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,28 @@ def _convert(file: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         model, tokenizer = _read(file)
-        with contextlib.redirect_stderr(io.StringIO()):
+        with _quiet():
             model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         if not (target / "config.json").is_file():
             os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars: a terminal gets them on stderr, a notebook as its output."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _read(file: Path) -> tuple[Any, Any]:
@@ -136,7 +152,7 @@ def _read(file: Path) -> tuple[Any, Any]:
 
     folder, name = file.parent, file.name
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # its bars
+        with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, gguf_file=name, trust_remote_code=False
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from chatlib.runs import identity, pretrained
 from chatlib.runs.files import RunError, sha256
@@ -48,6 +49,21 @@ def test_it_is_converted_once(made, monkeypatch):
     first = pretrained.folder(f"gguf:{file}")
     monkeypatch.setattr(pretrained, "_convert", lambda *_: pytest.fail("converted again"))
     assert pretrained.folder(f"gguf:{file}") == first
+
+
+def test_no_bar_is_drawn_where_a_notebook_would_keep_it(made, monkeypatch):
+    """In a kernel bars do not go to stderr, they become outputs of the cell."""
+    _, file = made
+    seen, read = [], AutoModelForCausalLM.from_pretrained
+
+    def watched(*args, **kwargs):
+        seen.append(logging.is_progress_bar_enabled())
+        return read(*args, **kwargs)
+
+    logging.enable_progress_bar()
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    pretrained.folder(f"gguf:{file}")
+    assert seen == [False] and logging.is_progress_bar_enabled()
 
 
 def test_a_reference_stands_for_the_file_and_not_for_its_place(made, tmp_path):
