@@ -205,7 +205,7 @@ def test_an_answer_is_announced_once_when_it_is_finished(talked):
 
 
 def test_a_build_puts_its_own_assistants_into_its_pages(tmp_path, monkeypatch, capsys):
-    """Where it trained all pages; where the models are too large for a page the stored ones stay."""
+    """If it trained all pages; where models are too large for a page the stored ones stay."""
     asked = []
 
     def made(folder):
