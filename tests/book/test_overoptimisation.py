@@ -8,7 +8,7 @@ import pytest
 from chatlib.book import readme
 from chatlib.book.experiments import overoptimisation as experiment
 from chatlib.evaluate.frontier import best_of_n_kl, curve, distance
-from chatlib.lab import recipe, stored
+from chatlib.lab import recipe, stored, stored_results
 
 T = 160
 
@@ -102,3 +102,18 @@ def test_what_the_readme_quotes_is_in_the_stored_figures():
     figures = {"overoptimisation": stored("overoptimisation").figures}
     keys = [key for _, key, *_ in readme.ROWS if key.startswith("overoptimisation.")]
     assert len(keys) == 3 and all(readme.at(figures, key) is not None for key in keys)
+
+
+def test_a_computation_that_is_replaced_leaves_its_verdict(tmp_path):
+    """Two computations with the same settings have disagreed; the second alone would not tell."""
+    one, two = ({"value": x, "low": x - 0.1, "high": x + 0.1, "n": 9} for x in (0.0, 0.2))
+    assert experiment.earlier(one, tmp_path) == []
+    accuracy = {"weak": {"value": 0.6}}
+    figures = {"accuracy": accuracy, "matched": {"verdict": one, "groups": {"weak": one}}}
+    stored_results.keep("overoptimisation", figures, ("sft",), 1.0, tmp_path)
+    assert experiment.earlier(one, tmp_path) == []  # the same, computed again
+    (left,) = experiment.earlier(two, tmp_path)
+    assert (left["verdict"], left["groups"], left["accuracy"]) == (one, {"weak": one}, 0.6)
+    figures |= {"earlier": [left], "matched": {"verdict": two, "groups": {"weak": two}}}
+    stored_results.keep("overoptimisation", figures, ("sft",), 1.0, tmp_path)
+    assert [one["accuracy"] for one in experiment.earlier(one, tmp_path)] == [0.6, 0.6]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from chatlib.evaluate import frontier, policy, scorer
 from chatlib.evaluate.frontier import distance, smooth
 from chatlib.evaluate.policy import scenarios
 from chatlib.lab import Run, launch, recipe, run_of, trained
+from chatlib.lab.stored_results import FOLDER, stored
 from chatlib.settings.stages import StageConfig
 from chatlib.train import rollout
 
@@ -50,6 +52,7 @@ def results() -> dict[str, Any]:
     start = part(f"overoptimisation-start-{names}-{CASES}", partial(_judged, sft))
     arms = [arm(*which) for which in itertools.product(GROUPS, BETAS, SEEDS)]
     drawn = part(f"overoptimisation-best-of-n-{names}-{PROMPTS}-{ANSWERS}", best_of_n)
+    found = summary(arms, drawn, start["gold"]["value"])
     return {
         "seed_list": list(SEEDS),
         "steps": STEPS,
@@ -61,7 +64,8 @@ def results() -> dict[str, Any]:
         "arms": arms,
         "best_of_n": drawn,
         "longer": longer(start["gold"]["value"]),
-        **summary(arms, drawn, start["gold"]["value"]),
+        "earlier": earlier(found["matched"]["verdict"]),
+        **found,
         **headline(arms, start),
     }
 
@@ -179,6 +183,24 @@ def longer(start: float) -> dict[str, Any]:
         "early_stopping": early_stopping(paths, "weak"),
         "change": rounded(frontier.over_seeds(final)),
     }
+
+
+def earlier(verdict: dict[str, float], at: Path = FOLDER) -> list[dict[str, Any]]:
+    """The comparisons at matched KL of the figures that these replace, oldest first.
+
+    SFT and reward models were others there: trained by another processor, or by earlier code. The
+    intervals over PPO's seeds do not hold what that changes; a list of whole computations does.
+    """
+    try:
+        kept = stored("overoptimisation", at)
+    except ValueError:
+        return []
+    figures = kept.figures
+    known: list[dict[str, Any]] = figures.get("earlier", [])
+    if figures["matched"]["verdict"] == verdict:  # the same, computed again
+        return known
+    of = {"date": kept.provenance["date"][:10], "accuracy": figures["accuracy"]["weak"]["value"]}
+    return [*known, of | {k: figures["matched"][k] for k in ("groups", "verdict")}]
 
 
 def path(curves: dict[str, list[float]]) -> pd.DataFrame:
