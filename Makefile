@@ -24,7 +24,7 @@ TORCH := $(shell grep '^torch==' .ci/constraints.txt)
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-book: $(READY) ## execute every notebook from nothing (13 min on 2 cores), gather figures, render
+book: $(READY) ## execute every notebook from nothing (about 40 min on 2 cores), gather figures, render
 	@$(PY) -m chatlib.book book $(PAGES)
 
 test: $(READY) ## lint, unit tests, launch tests, notebooks against nbval, book without warnings
