@@ -5,9 +5,6 @@ Without instructions for bf16 (AVX-512 BF16, AMX) a processor converts, and lose
 
 from __future__ import annotations
 
-import statistics
-from random import Random
-
 import ppo_rows
 import reward_rows
 import sft_rows
@@ -27,8 +24,7 @@ def sft(rounds: int) -> Row:
     config, pad = work.sft_config(), work.tokenizer().pad_token_id
     batches = work.dialogues(config, sft_rows.STEPS * (rounds + 1))
     sides = [sft_rows.deepspeed_side(c, batches, pad) for c in (in_bf16(config), config)]
-    tokens = statistics.mean(sum(len(e.ids) for e in batch) for batch in batches)
-    return row("SFT", "tokens", sft_rows.STEPS * tokens, sides, rounds)
+    return row("SFT", "tokens", sft_rows.tokens(batches), sides, rounds)
 
 
 def reward(rounds: int) -> Row:
@@ -41,9 +37,8 @@ def reward(rounds: int) -> Row:
 
 def ppo(rounds: int) -> Row:
     """PPO, each side on its own draws."""
-    config, rng = work.ppo_config(), Random(0)
-    prompts, count = work.prompts(config), ppo_rows.ITERATIONS * (rounds + 1)
-    batches = [rng.sample(prompts, config.batch_size) for _ in range(count)]
+    config = work.ppo_config()
+    batches = ppo_rows.asked_in(config, rounds)
     sides = [ppo_rows.chatlib_side(c, batches) for c in (in_bf16(config), config)]
     return row("PPO", "iterations", ppo_rows.ITERATIONS, sides, rounds)
 

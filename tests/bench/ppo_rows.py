@@ -36,16 +36,21 @@ def chatlib_side(config: PPOConfig, batches: list[list[list[int]]]) -> Side:
     return lambda k: timed(lambda: [iteration(asked) for asked in round_of(k)])
 
 
+def asked_in(config: PPOConfig, rounds: int) -> list[list[list[int]]]:
+    """The prompts of every iteration of all rounds, drawn anew for each."""
+    prompts, rng = work.prompts(config), Random(0)
+    return [rng.sample(prompts, config.batch_size) for _ in range(ITERATIONS * (rounds + 1))]
+
+
 def against_trl(rounds: int) -> Row:
     """The same prompts in every iteration, each side's own draws from the same policy."""
-    config, rng = work.ppo_config(), Random(0)
-    prompts, count = work.prompts(config), ITERATIONS * (rounds + 1)
-    batches = [rng.sample(prompts, config.batch_size) for _ in range(count)]
+    config = work.ppo_config()
+    batches = asked_in(config, rounds)
     settings = dict(
         policy=str(work.model("sft")),
         reward_model=str(work.model("reward")),
         data=work.write("prompts", [{"input_ids": p} for batch in batches for p in batch]),
-        iterations=count,
+        iterations=len(batches),
         steps=ITERATIONS,
         config=config.model_dump(mode="json"),
     )

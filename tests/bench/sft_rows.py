@@ -59,7 +59,8 @@ def bare_side(config: SFTConfig, batches: list[list], pad: int) -> Side:
     return lambda k: timed(lambda: [step(b) for b in batches[k * STEPS : (k + 1) * STEPS]])
 
 
-def _tokens(batches: list[list]) -> float:
+def tokens(batches: list[list]) -> float:
+    """Tokens of a round, in the mean."""
     return STEPS * statistics.mean(sum(len(e.ids) for e in batch) for batch in batches)
 
 
@@ -69,7 +70,7 @@ def against_bare_loop(rounds: int) -> Row:
     batches = work.dialogues(config, STEPS * (rounds + 1))
     ours, bare = deepspeed_side(config, batches, pad), bare_side(config, batches, pad)
     times = in_turns(ours, bare, rounds)
-    return Row("SFT: DeepSpeed, 1 rank / bare loop", 0.9, "tokens", _tokens(batches), *times)
+    return Row("SFT: DeepSpeed, 1 rank / bare loop", 0.9, "tokens", tokens(batches), *times)
 
 
 def against_trl(rounds: int, own_batches: bool = False) -> Row:
@@ -92,4 +93,4 @@ def against_trl(rounds: int, own_batches: bool = False) -> Row:
     with Peer(python(".venv-bench"), "sft.py", settings) as trl:
         times = in_turns(deepspeed_side(config, batches, pad), trl, rounds)
     name = "SFT / TRL SFTTrainer" + (", its own batches" if own_batches else "")
-    return Row(name, 1.7, "tokens", _tokens(batches), *times)
+    return Row(name, 1.7, "tokens", tokens(batches), *times)

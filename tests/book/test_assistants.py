@@ -81,11 +81,8 @@ def test_what_is_tracked_fits_a_page_and_belongs_together():
     assert len(pack) == known["bytes"] <= assistants.LARGEST
     assert known["models"] == list(assistants.POLICIES)
     assert set(known["code"]) == set(assistants.STAGES)
-    assert (
-        pack.count('"pieces": ')
-        == pack.count(f'"pieces": {json.dumps(browser.in_javascript(GPT2_PIECES))}')
-        > 0
-    )
+    split = json.dumps(browser.in_javascript(GPT2_PIECES))
+    assert pack.count('"pieces": ') == pack.count(f'"pieces": {split}') > 0
     for name in (*known["models"], known["judge"]):
         assert f'"{name}": {{"kind": ' in pack
         assert known["moved"][name] < 1
