@@ -361,7 +361,7 @@ def _compose(rng: Random, s: Scenario, flaws: Set[str]) -> str:
     text = " ".join(parts)
     if "cut_off" in flaws:
         said = text.split()
-        text = " ".join(said[: rng.randrange(1, len(said))])
+        text = " ".join(said[: rng.randrange(1, max(len(said), 2))])  # of one word, that word
     return text
 
 
@@ -680,10 +680,28 @@ def _encourages(sentence: str) -> bool:
 
 # ------------------------------------------------------------------------ records
 def demonstration(rng: Random, s: Scenario) -> Dialogue:
-    """An answered scenario; its meta says which decisions went wrong."""
+    """An answered scenario; its meta says which decisions went wrong, and has gold spans."""
     text, decisions = answer(rng, s)
     messages = [*s.messages(), {"role": "assistant", "content": text}]
-    return Dialogue(messages, {**s.meta(), **decisions})
+    return Dialogue(messages, {**s.meta(), **decisions, "spans": spans(s.name, messages)})
+
+
+def spans(name: str, messages: Sequence[dict]) -> list[list[int | str]]:
+    """Gold spans ``[message, start, end, label]`` of a dialogue with the pupil ``name``.
+
+    Labels: NAME, LEVEL and TRICK (in the record), SUM (numbers joined by signs), NUMBER (any
+    other). No text of the tutor's has a name, a trick or a digit that means anything else, so
+    they can be found in the finished text.
+    """
+    tricks = "|".join(sorted({*TRICKS.values(), JUMPING}))
+    record = rf"(?P<LEVEL>(?<=level )[0-9])|(?P<TRICK>\b(?:{tricks})\b)"
+    always = rf"(?P<NAME>\b{name}\b)|(?P<SUM>{_EXPRESSION.pattern})|(?P<NUMBER>[0-9]+)"
+    found: list[list[int | str]] = []
+    for i, message in enumerate(messages):
+        pattern = f"{record}|{always}" if message["role"] == "system" else always
+        matches = re.finditer(pattern, message["content"])
+        found += [[i, *m.span(), str(m.lastgroup)] for m in matches]
+    return found
 
 
 def demonstrations(n: int, seed: int = 0, held_out: bool = False) -> list[Dialogue]:

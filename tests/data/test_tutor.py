@@ -73,6 +73,34 @@ def test_every_record_survives_json():
             assert tutor.judge(back, texts[0]) == tutor.judge(record.meta, texts[0])
 
 
+def test_gold_spans_are_where_their_texts_are():
+    labels = Counter()
+    for d in tutor.demonstrations(800, 5):
+        said = [(i, d.messages[i]["content"][a:b], label) for i, a, b, label in d.meta["spans"]]
+        labels.update(label for _, _, label in said)
+        words = {label: {text for _, text, own in said if own == label} for label in labels}
+        assert words.get("NAME") == {d.meta["name"]}
+        assert {d.meta["trick"], d.meta["avoid"]} <= words["TRICK"]
+        assert words["LEVEL"] == {str(d.meta["level"])}
+        assert all(i == 0 for i, _, label in said if label in ("LEVEL", "TRICK"))
+        # every number is in exactly one span: nothing is missed, nothing is said twice
+        spans = [(i, a, b) for i, a, b, label in d.meta["spans"] if label in ("SUM", "NUMBER")]
+        inside = [
+            n for i, a, b in spans for n in re.findall("[0-9]+", d.messages[i]["content"][a:b])
+        ]
+        asked = [n for m in d.messages[1:] for n in re.findall("[0-9]+", m["content"])]
+        assert inside == asked
+    assert min(labels[label] for label in ("NAME", "LEVEL", "TRICK", "SUM", "NUMBER")) > 300
+
+
+def test_an_answer_of_one_word_that_is_cut_off_is_that_word(monkeypatch):
+    """Found at the 52,000th record: there was nothing to draw a place from."""
+    monkeypatch.setattr(tutor, "_verdict", lambda *given: "right.")
+    monkeypatch.setattr(tutor, "ADDRESSES", ("",))
+    scenario = next(s for s in some(100) if s.claim is not None and s.level == 2)
+    assert tutor._compose(Random(0), scenario, {"cut_off", "no_name"}) == "Right."
+
+
 def test_qualities_are_mixed_as_stated():
     qualities = Counter(d.meta["quality"] for d in tutor.demonstrations(3000))
     for name, share in tutor.QUALITIES.items():
