@@ -6,10 +6,11 @@ from random import Random
 import pytest
 
 from chatlib.data import corpora, judges, sources
+from chatlib.data.schema import Dialogue, Preference
 from chatlib.runs import code
 from chatlib.runs.identity import content_fingerprint, fingerprints
 from chatlib.settings.corpora import CORPORA
-from chatlib.settings.stages import SFTConfig
+from chatlib.settings.stages import DPOConfig, PPOConfig, RewardConfig, SFTConfig
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -31,10 +32,30 @@ def test_no_judge_knows_another_corpus(name):
     assert [other for other in CORPORA if judges.Judge(other).knows(meta)] == [name]
 
 
+STAGES = {
+    "sft": (SFTConfig, {}, Dialogue),
+    "reward": (RewardConfig, {"model": "x"}, Preference),
+    "ppo": (PPOConfig, {"model": "x", "reward_model": "y"}, Dialogue),
+    "dpo": (DPOConfig, {"model": "x"}, Preference),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", CORPORA)
-def test_a_corpus_is_a_source_of_every_stage(name):
-    data = sources.load(SFTConfig(sources=name, records=60, held_out=10))
+def test_a_corpus_is_a_source_of_every_stage(name, stage):
+    settings, models, kind = STAGES[stage]
+    data = sources.load(settings(sources=name, records=60, held_out=10, **models))
     assert len(data.train) == 50 and data.report == [f"{name}: 60 records"]
+    assert {type(record) for record in data.train} == {kind}
+
+
+def test_two_corpora_blend_and_each_record_finds_its_own_judge():
+    named = [{"name": "tutor", "weight": 2.0}, {"name": "shop", "weight": 1.0}]
+    data = sources.load(SFTConfig(sources=named, records=90, held_out=9))
+    records = [*data.train, *data.held_out]
+    whose = [[n for n in CORPORA if judges.Judge(n).knows(r.meta)] for r in records]
+    assert sorted(map(tuple, whose)) == [("shop",)] * 30 + [("tutor",)] * 60
+    assert {r.meta.get("corpus", "shop") for r in data.held_out} == {"tutor", "shop"}
 
 
 def test_a_run_hangs_on_the_corpora_that_it_names_and_on_no_other():

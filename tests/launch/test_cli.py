@@ -15,6 +15,7 @@ from chatlib.lab import profiles
 from chatlib.runs import identity
 from chatlib.runs.files import write_json
 from chatlib.runs.store import Run
+from chatlib.settings.corpora import CORPORA
 from chatlib.settings.registry import STAGES
 from chatlib.settings.stages import SFTConfig, choices
 
@@ -78,6 +79,13 @@ def test_lists_are_words_and_nested_settings_are_options(home):
         lora={},
     )
     assert settings(home, "--zero-stage", "2", "--offload").offload
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_a_corpus_of_the_book_is_a_source_by_its_name_alone_or_blended(home, corpus):
+    assert settings(home, "--sources", corpus) == SFTConfig(sources=corpus)
+    blended = settings(home, "--sources", "shop", f'{{"name": "{corpus}", "weight": 2}}')
+    assert [source.weight for source in blended.sources] == [1.0, 2.0]
 
 
 def test_an_option_changes_only_a_part_of_a_nested_setting(home):
