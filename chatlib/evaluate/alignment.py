@@ -51,7 +51,12 @@ def linked(
 
 
 def found(pieces: Sequence[str], text: str, start: int, end: int) -> list[int]:
-    """The places between ``start`` and ``end`` whose tokens together hold a text; [] if none.
+    """The places between ``start`` and ``end`` whose tokens hold a text first; [] if none do."""
+    return next(iter(occurrences(pieces, text, start, end)), [])
+
+
+def occurrences(pieces: Sequence[str], text: str, start: int, end: int) -> list[list[int]]:
+    """The places between ``start`` and ``end`` whose tokens together hold a text, each time.
 
     Tokens are written in the byte-level alphabet, in which a Chinese sign may be cut in two; so
     the text is looked for in that alphabet.
@@ -64,10 +69,11 @@ def found(pieces: Sequence[str], text: str, start: int, end: int) -> list[int]:
     for piece in pieces[start:end]:
         offsets.append((at, at + len(piece)))
         at += len(piece)
-    whole = re.search(rf"(?<![0-9]){re.escape(text)}(?![0-9])", "".join(pieces[start:end]))
-    if whole is None:
-        return []
-    return [start + i for i, (a, b) in enumerate(offsets) if a < whole.end() and b > whole.start()]
+    whole = re.finditer(rf"(?<![0-9]){re.escape(text)}(?![0-9])", "".join(pieces[start:end]))
+    return [
+        [start + i for i, (a, b) in enumerate(offsets) if a < one.end() and b > one.start()]
+        for one in whole
+    ]
 
 
 def hits(pairs: Sequence[Linked]) -> np.ndarray:

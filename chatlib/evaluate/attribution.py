@@ -1,14 +1,14 @@
-"""Which sentences of an answer a score hangs on, held against a rubric that is known (chapter 15).
+"""What a score and an answer hang on, held against reasons that are known (chapter 15).
 
 An *attribution* gives every sentence of an answer a share in the score of a reward model. Here the
 right shares are known, because the judge is a program: leave the sentence out, and see what its
-verdict loses.
+verdict loses. A word of an answer hangs on the prompt: a number that it tells stands there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -134,6 +134,26 @@ def by_tokens(method: Method, scorer: Scorer, prompt: list[dict], text: str) -> 
         return model.score(hidden)[:, 0]
 
     return of_spans(spans(text), read["offset_mapping"], method(f, x, baseline).tolist())
+
+
+def of_prompt(method: Method, model: Any, ids: Tensor, prompt: int) -> np.ndarray:
+    """The share of each token of a prompt in why the *last* token was said. (prompt,)
+
+    What is shared out is the log-probability of ``ids[-1]`` after all before it. Shape: ids (T,),
+    of which the first ``prompt`` are the prompt; the answer so far stays as it is.
+    """
+    import torch
+
+    table = model.get_input_embeddings()
+    with torch.no_grad():
+        x, said, baseline = table(ids[:prompt]), table(ids[prompt:-1]), table.weight.mean(0)
+
+    def f(rows: Tensor) -> Tensor:
+        whole = torch.cat([rows, said.expand(len(rows), *said.shape)], dim=1)
+        logits = model(inputs_embeds=whole, use_cache=False).logits[:, -1]
+        return logits.log_softmax(-1)[:, ids[-1]]
+
+    return method(f, x, baseline).numpy()
 
 
 def of_spans(of: Sequence[Span], tokens: Sequence[Span], values: Sequence[float]) -> np.ndarray:

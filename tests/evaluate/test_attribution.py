@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from chatlib.data import shop
 from chatlib.evaluate import attribution, policy
@@ -47,6 +48,30 @@ def test_integrated_gradients_add_up_to_the_score():
     shares = attribution.integrated_gradients(f, x / 4, b / 4, steps=400)
     whole = f(x[None] / 4) - f((b / 4).expand(1, 6, 4))
     torch.testing.assert_close(shares.sum(), whole[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_shares_out_the_log_probability_of_the_last_token():
+    """With occlusion by hand: the token's vector replaced, the model asked again."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=16,
+    )  # fmt: skip
+    net = LlamaForCausalLM(config).eval()
+    ids = torch.tensor([3, 14, 15, 9, 26, 5])
+    shares = attribution.of_prompt(attribution.occlusion, net, ids, 4)
+    vectors = net.get_input_embeddings().weight.detach()
+
+    def logp(x):
+        with torch.no_grad():
+            return net(inputs_embeds=x[None]).logits[0, -1].log_softmax(-1)[5].item()
+
+    whole = vectors[ids[:-1]]
+    for place in range(4):
+        without = whole.clone()
+        without[place] = vectors.mean(0)
+        assert shares[place] == pytest.approx(logp(whole) - logp(without), abs=1e-5)
+    assert shares.shape == (4,)
 
 
 def test_tokens_are_added_up_sentence_by_sentence():

@@ -164,6 +164,12 @@ def loaded(run: Run) -> tuple[Any, Any]:
         return models.load_policy(run.reference, tokenizer), tokenizer
 
 
+def flatness(run: Run) -> dict[str, list[list[float]]]:
+    """(step, held-out loss) along a run, under `flat`: whether it was trained for long enough."""
+    seen = run.metrics[["step", "held_out_loss"]].dropna()
+    return {"flat": [[int(step), round(loss, 4)] for step, loss in seen.to_numpy()]}
+
+
 def bracketed(values: Any) -> dict[str, float]:
     """The mean of some values with its interval, as it is stored."""
     import numpy as np

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from chatlib.book.experiments import Witnesses, bracketed, finished, loaded, part
+from chatlib.book.experiments import Witnesses, bracketed, finished, flatness, loaded, part
 from chatlib.data import chinese, corpora, drawing, personal, pictures, readers, shop
 from chatlib.data.drawing import COLOURS, SHAPES
 from chatlib.data.schema import Dialogue
@@ -39,14 +39,15 @@ ARMS: dict[str, list[tuple[str, int]]] = {
     "Chinese, many words": [("shop-zh", AMOUNT)],
 }
 MANY_WORDS = {"Chinese, many words": 2400}  # where a whole phrase becomes one token
-ASIDE = ("English", *MANY_WORDS)  # of one seed
-LANGUAGE_STEPS = 2000  # of 16 dialogues, for every arm
+ONCE = ("English", *MANY_WORDS)  # of one seed
+LANGUAGE_STEPS = 3000  # of 16 dialogues, for every arm
+HELD_OUT = 200  # dialogues of an arm's mixture, beyond those it learns from
 
 
 def results() -> dict[str, Any]:
     """All experiments, seed by seed; a finished part is not computed again."""
     styles = {arm: [styled(arm, seed) for seed in SEEDS] for arm in ("sft", *PAID)}
-    seeds = {arm: SEEDS[:1] if arm in ASIDE else SEEDS for arm in ARMS}
+    seeds = {arm: SEEDS[:1] if arm in ONCE else SEEDS for arm in ARMS}
     languages = {arm: [speaking(arm, seed) for seed in seeds[arm]] for arm in ARMS}
     found = {
         "personal": styles,
@@ -74,11 +75,12 @@ PAID: dict[str, str] = {
 
 def styled(arm: str, seed: int) -> dict[str, Any]:
     """How often answers have the stated style, and what they are worth without it, to twins."""
-    start = finished(recipe("sft", seed, sources="personal"))
+    start = finished(recipe("sft", seed, sources="personal", eval_every=250))
     run = start if arm == "sft" else finished(tuned(start, arm, seed))
-    shown = [name for name in ("held_out_loss", "kl", "gold") if name in run.metrics]
-    curves = {name: run.metrics[name].dropna().round(4).tolist() for name in shown}
-    return part(f"outlook-{run.name}-{CASES}-words", partial(tastes, run)) | {"curves": curves}
+    figures = part(f"outlook-{run.name}-{CASES}-words", partial(tastes, run))
+    if arm == "sft":
+        return figures | flatness(run)
+    return figures | {"curves": {k: run.metrics[k].round(4).tolist() for k in ("gold", "kl")}}
 
 
 def tuned(start: Run, arm: str, seed: int) -> PPOConfig:
@@ -125,15 +127,20 @@ def tastes(run: Run) -> dict[str, Any]:
 # --------------------------------------------------------------------------- languages
 def speaker(arm: str, seed: int) -> SFTConfig:
     """SFT on the dialogues of an arm: so many of each corpus, in random order."""
-    dialogues = [d for corpus, n in ARMS[arm] for d in drawn(corpus, n, seed)]
+    total = sum(n for _, n in ARMS[arm])
+    more = {corpus: n + HELD_OUT * n // total for corpus, n in ARMS[arm]}
+    dialogues = [d for corpus, n in more.items() for d in drawn(corpus, n, seed)]
     order = np.random.default_rng(seed).permutation(len(dialogues))
     name = arm.replace(" ", "-").replace(",", "")
     words = MANY_WORDS.get(arm, WORDS)
-    return on_file(f"outlook-{name}-{seed}", [dialogues[i] for i in order], seed, words)
+    shuffled = [dialogues[i] for i in order]
+    return on_file(f"outlook-{name}-{seed}", shuffled, seed, words, len(dialogues) - total)
 
 
-def on_file(name: str, dialogues: list[Dialogue], seed: int, words: int = WORDS) -> SFTConfig:
-    """SFT on dialogues of one's own, written beside the runs."""
+def on_file(
+    name: str, dialogues: list[Dialogue], seed: int, words: int = WORDS, held_out: int = 0
+) -> SFTConfig:
+    """SFT on dialogues of one's own, written beside the runs, of which some are held out."""
     path = identity.root() / "data" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     readers.write([Dialogue(d.messages) for d in dialogues], path)
@@ -146,7 +153,8 @@ def on_file(name: str, dialogues: list[Dialogue], seed: int, words: int = WORDS)
             sources=str(path),
             split=(1, 0, 0),
             records=len(dialogues),
-            held_out=0,
+            held_out=held_out,
+            eval_every=500 if held_out else 0,
             steps=LANGUAGE_STEPS,
         ),
     )
@@ -169,7 +177,7 @@ def right(module: Any, dialogue: Dialogue) -> bool:
 def speaking(arm: str, seed: int) -> dict[str, Any]:
     """Facts and gold of greedy answers, asked in both languages."""
     run = finished(speaker(arm, seed))
-    return part(f"outlook-{run.name}-{CASES}-product", partial(heard, run))
+    return part(f"outlook-{run.name}-{CASES}-product", partial(heard, run)) | flatness(run)
 
 
 def heard(run: Run) -> dict[str, Any]:
@@ -243,8 +251,8 @@ def facts_of(english: str) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------------------- pictures
 def looking(seed: int) -> dict[str, Any]:
     """Colour and thing named from a picture's tokens, of held-out pairs and of a blank picture."""
-    run = finished(recipe("sft", seed, sources="pictures"))
-    return part(f"outlook-{run.name}-{CASES}-refuses", partial(looked, run))
+    run = finished(recipe("sft", seed, sources="pictures", eval_every=250))
+    return part(f"outlook-{run.name}-{CASES}-refuses", partial(looked, run)) | flatness(run)
 
 
 def looked(run: Run) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 *Attribution*: the judge is a program, so the right shares of a score's sentences are known. Several
 methods explain the reward model's scores; which is best is chosen on some answers and reported on
-others. *Heads*: each head of the policy is silenced, and what is lost is held against where the
-head looks. Nothing is trained but the book's own models.
+others. *Sources*: the same methods say from which words of the prompt the policy took a number or
+a day, and where these stand is known. *Heads*: each head of the policy is silenced, and what is
+lost is held against where the head looks. Nothing is trained but the book's own models.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from chatlib.book.experiments import Witnesses, bracketed, finished, loaded, part
 from chatlib.compress import prune
@@ -34,19 +36,24 @@ TOKENS: dict[str, attribution.Method] = {
 }
 METHODS = ("removal", *TOKENS)
 CONTROLS = ("length", "by lot")
+KINDS = (
+    "all tokens",
+    "numbers and days",
+)  # of a prompt, among which those of a fact are looked for
 KNOCKED = 100  # prompts on which a head is missed
 Row = dict[str, np.ndarray]
 
 
 def results() -> dict[str, Any]:
-    """Both, of three seeds of the models."""
-    found = {"attribution": [attributed(s) for s in SEEDS], "heads": [knocked(s) for s in SEEDS]}
-    return {"seed_list": list(SEEDS), **found}
+    """All of three seeds of the models."""
+    found = {"attribution": attributed, "sources": sourced, "heads": knocked}
+    return {"seed_list": list(SEEDS)} | {k: [of(s) for s in SEEDS] for k, of in found.items()}
 
 
 def witnesses() -> Witnesses:
-    """The first seed of both."""
-    return {("attribution", 0): partial(attributed, 0), ("heads", 0): partial(knocked, 0)}
+    """The first seed of all."""
+    found = {"attribution": attributed, "sources": sourced, "heads": knocked}
+    return {(name, 0): partial(of, SEEDS[0]) for name, of in found.items()}
 
 
 def models_of(seed: int) -> tuple[Run, Run]:
@@ -115,6 +122,77 @@ def with_interval(rows: list[Row], name: str) -> dict[str, dict[str, float]]:
         low, high = np.percentile([row[kind] for row in drawn], [2.5, 97.5])
         found[kind] = {"value": value, "low": round(float(low), 4), "high": round(float(high), 4)}
     return found
+
+
+# ----------------------------------------------------------------------------- sources
+def sourced(seed: int) -> dict[str, Any]:
+    """How well each method tells the words that a number or a day was taken from."""
+    sft, _ = models_of(seed)
+    return part(f"reasons-sources-{sft.name}-{CHOSEN_ON}-{CASES}", partial(taken, sft))
+
+
+def taken(sft: Run) -> dict[str, Any]:
+    """Areas fact by fact, with intervals, of every method and of the head that looks best."""
+    net, tokenizer = loaded(sft)
+    net.set_attn_implementation("eager")  # the only one that says where the heads look
+    cases = policy.scenarios(CHOSEN_ON + CASES)
+    answers = rollout.answer(net, tokenizer, [c.messages() for c in cases], temperature=0.0)
+    pairs = [
+        alignment.linked(net, tokenizer, case.messages(), text, copied(text))
+        for case, text in zip(cases, answers)
+    ]
+    seen = alignment.hits([pair for pair in pairs[:CHOSEN_ON] if pair.links])
+    head = tuple(int(i) for i in np.unravel_index(seen.argmax(), seen.shape))
+    rng = np.random.default_rng(0)
+    rows = []
+    for case, pair in zip(cases[CHOSEN_ON:], pairs[CHOSEN_ON:]):
+        rows += of_facts(net, tokenizer, case, pair, head, rng)
+    areas = {
+        name: {kind: bracketed([r[name][kind] for r in rows if kind in r[name]]) for kind in KINDS}
+        for name in (*TOKENS, "attention", "by lot")
+    }
+    return {"facts": len(rows), "head": list(head), "auc": areas}
+
+
+def of_facts(
+    net: Any,
+    tokenizer: Any,
+    case: shop.Scenario,
+    pair: alignment.Linked,
+    head: tuple[int, ...],
+    lot: np.random.Generator,
+) -> list[dict[str, dict[str, float]]]:
+    """For every fact that an answer copies: the areas (`by_kind`) of every method."""
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids(pair.tokens))
+    prompt = " ".join(message["content"] for message in case.messages())
+    stand = [
+        {place for one in alignment.occurrences(pair.tokens, fact, 0, pair.prompt) for place in one}
+        for fact, _ in copied(prompt)
+    ]
+    rows = []
+    for spot, places in pair.links.items():
+        right = next(own for own in stand if own.issuperset(places))
+        values = {
+            name: attribution.of_prompt(method, net, ids[: spot + 2], pair.prompt)
+            for name, method in TOKENS.items()
+        }
+        values["attention"] = pair.attention[(*head, spot)][: pair.prompt].numpy()
+        values["by lot"] = lot.random(pair.prompt)
+        rows.append({name: by_kind(v, right, set().union(*stand)) for name, v in values.items()})
+    return rows
+
+
+def by_kind(values: np.ndarray, right: set[int], facts: set[int]) -> dict[str, float]:
+    """AUC of the tokens that a fact was copied from: among all of the prompt, and among facts.
+
+    The second is missing where the prompt has no other number or day.
+    """
+    labels = np.isin(np.arange(len(values)), list(right))
+    found = {KINDS[0]: attribution.auc(values, labels)}
+    among = sorted(facts)
+    return found | (
+        {KINDS[1]: attribution.auc(values[among], labels[among])} if facts - right else {}
+    )
 
 
 # ------------------------------------------------------------------------------- heads

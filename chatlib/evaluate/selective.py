@@ -1,0 +1,93 @@
+"""Which answers go out and which are handed to a person: a number and a threshold (chapter 16)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from chatlib.data.shop import Scenario
+    from chatlib.evaluate.scorer import Scorer
+
+OWN, LEARNT = "own log-probability", "reward model"  # the numbers that a threshold may be set on
+
+
+def served(
+    model: Any, tokenizer: PreTrainedTokenizerBase, scorer: Scorer, cases: list[Scenario]
+) -> pd.DataFrame:
+    """`policy.assess` of greedy answers, with both numbers of each and whether it is `right`.
+
+    Right is an answer that tells all that was asked for, and nothing that is not so or not to be
+    told. One row a case.
+    """
+    from chatlib.evaluate import policy
+
+    table = policy.assess(model, tokenizer, cases, temperature=0.0)
+    asked, said = [case.messages() for case in cases], table["answer"].tolist()
+    table[OWN] = confidence(model, tokenizer, asked, said)
+    table[LEARNT] = scorer.score(asked, said)
+    table["right"] = table["facts"].eq(2) & table["invented"].eq(0) & table["leak"].eq(0)
+    return table
+
+
+def confidence(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[dict]],
+    answers: list[str],
+    batch_size: int = 64,
+) -> np.ndarray:
+    """The mean log-probability of each answer's tokens, its end included, in nats. (answers,)
+
+    At most 0; how sure a policy is of what it says, whether or not it is so.
+    """
+    import torch
+
+    from chatlib.data import collate, template
+    from chatlib.maths.likelihood import token_log_probs
+
+    asked = template.encode_prompts(tokenizer, prompts)
+    said = template.encode_answers(tokenizer, prompts, answers)
+    found: list[np.ndarray] = []
+    for start in range(0, len(asked), batch_size):
+        rows = range(start, min(start + batch_size, len(asked)))
+        ids, valid = collate.pad([asked[i] + said[i] for i in rows], tokenizer.pad_token_id)
+        mask, _ = collate.pad([[0] * len(asked[i]) + [1] * len(said[i]) for i in rows], 0)
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=valid).logits
+        mask = mask[:, 1:]
+        logp = token_log_probs(logits[:, :-1], ids[:, 1:])
+        found.append(((logp * mask).sum(1) / mask.sum(1)).numpy())
+    return np.concatenate(found)
+
+
+def curve(scores: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> pd.DataFrame:
+    """Threshold by threshold, the surest answer first: `coverage` and the share `right` of it.
+
+    One row for each answer that may be the last to go out; of equal scores the order is the
+    given one (Geifman and El-Yaniv 2017, section 2). Raises `ValueError` where the lengths differ.
+    """
+    score, good = np.asarray(scores, dtype=float), np.asarray(right, dtype=float)
+    if len(score) != len(good) or not len(score):
+        raise ValueError(
+            f"{len(score)} scores and {len(good)} verdicts; give one of each an answer"
+        )
+    order = np.argsort(-score, kind="stable")
+    out = np.arange(1, len(score) + 1)
+    return pd.DataFrame(
+        {
+            "threshold": score[order],
+            "coverage": out / len(score),
+            "right": good[order].cumsum() / out,
+        }
+    )
+
+
+def within(table: pd.DataFrame, name: str) -> pd.Series:
+    """A column of `served` less its mean over the answers to the same kind of question."""
+    return table[name] - table.groupby("intent")[name].transform("mean")
