@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +71,31 @@ def make(name: str) -> Stored:
     if name not in NAMES:
         raise ValueError(f"no experiment {name!r}; use one of {', '.join(NAMES)}")
     experiment = importlib.import_module(f"chatlib.book.experiments.{name}")
-    began = time.monotonic()
-    figures = experiment.results()
     corpora = getattr(experiment, "CORPORA", ("shop",))
-    return keep(name, figures, experiment.STAGES, time.monotonic() - began, corpora=corpora)
+    code = {stage: stored_results.fingerprint(stage, corpora) for stage in experiment.STAGES}
+    with spent(name, code) as seconds:
+        figures = experiment.results()
+    return keep(name, figures, experiment.STAGES, seconds(), corpora=corpora)
+
+
+@contextlib.contextmanager
+def spent(name: str, code: dict[str, str]) -> Iterator[Callable[[], float]]:
+    """Seconds of this call and of the earlier ones whose finished parts it finds.
+
+    An experiment may be stopped and called again; what the figures cost is the sum. Calls under
+    other training code computed other parts and do not count.
+    """
+    path, began = PARTS / f"{name}.spent.json", time.monotonic()
+    known = results.read(path)
+    before = known["seconds"] if known.get("code") == code else 0.0
+
+    def seconds() -> float:
+        return before + time.monotonic() - began
+
+    try:
+        yield seconds
+    finally:
+        results.write(path, {"code": code, "seconds": round(seconds(), 1)})
 
 
 def confirm(name: str, base: str = "HEAD", at: Path = FOLDER) -> Stored:
