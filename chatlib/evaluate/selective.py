@@ -18,16 +18,21 @@ OWN, LEARNT = "own log-probability", "reward model"  # the numbers that a thresh
 
 
 def served(
-    model: Any, tokenizer: PreTrainedTokenizerBase, scorer: Scorer, cases: list[Scenario]
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
+    cases: list[Scenario],
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """`policy.assess` of greedy answers, with both numbers of each and whether it is `right`.
+    """`policy.assess` of a policy's answers, with both numbers of each and whether it is `right`.
 
-    Right is an answer that tells all that was asked for, and nothing that is not so or not to be
-    told. One row a case.
+    Right is an answer that tells or does all that was asked for, and tells nothing that is not so
+    or is private; its manners are not looked at. One row a case.
     """
     from chatlib.evaluate import policy
 
-    table = policy.assess(model, tokenizer, cases, temperature=0.0)
+    table = policy.assess(model, tokenizer, cases, temperature=temperature, seed=seed)
     asked, said = [case.messages() for case in cases], table["answer"].tolist()
     table[OWN] = confidence(model, tokenizer, asked, said)
     table[LEARNT] = scorer.score(asked, said)
@@ -88,6 +93,21 @@ def curve(scores: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarr
     )
 
 
-def within(table: pd.DataFrame, name: str) -> pd.Series:
-    """A column of `served` less its mean over the answers to the same kind of question."""
-    return table[name] - table.groupby("intent")[name].transform("mean")
+def in_order(
+    values: Sequence[float] | np.ndarray,
+    right: Sequence[bool] | np.ndarray,
+    group: Sequence[Any] | np.ndarray | None = None,
+) -> tuple[float, int]:
+    """(pairs in order, pairs): a right answer has a higher number than a wrong one, a tie is half.
+
+    Their quotient is the area under the ROC curve; with ``group`` (a label for each answer) only
+    pairs of one group are counted, so that what all numbers of a group have in common drops out.
+    """
+    of, good = np.asarray(values, dtype=float), np.asarray(right, dtype=bool)
+    label = np.zeros(len(of)) if group is None else np.asarray(group)
+    won, pairs = 0.0, 0
+    for one in np.unique(label):
+        x, y = of[(label == one) & good][:, None], of[(label == one) & ~good]
+        won += float((x > y).sum() + 0.5 * (x == y).sum())
+        pairs += x.size * y.size
+    return won, pairs

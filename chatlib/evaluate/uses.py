@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
+from math import comb
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from chatlib.data import corpora, tools
@@ -45,6 +47,19 @@ def assess(
 
     asked = [case.messages() for case in cases]
     return judged(corpus, cases, rollout.answer(model, tokenizer, asked, seed=seed, **options))
+
+
+def solved_within(solved: np.ndarray) -> np.ndarray:
+    """Share of prompts that at least one of k answers solves, k = 1 to n (pass at k). (n,)
+
+    ``solved`` (n, prompts) says which of n draws solve what. With c of n solved, k of them drawn
+    without putting back all fail with probability C(n - c, k) / C(n, k) (Chen et al. 2021,
+    "Evaluating Large Language Models Trained on Code", equation 1).
+    """
+    n = len(solved)
+    counts = np.asarray(solved, dtype=int).sum(0)
+    missed = [[comb(n - c, k) / comb(n, k) for c in counts.tolist()] for k in range(1, n + 1)]
+    return 1 - np.mean(missed, axis=1)
 
 
 def conversations(

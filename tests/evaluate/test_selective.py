@@ -4,12 +4,11 @@ from random import Random
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from chatlib.data import shop, template
-from chatlib.evaluate import policy, selective
+from chatlib.evaluate import attribution, policy, selective
 from chatlib.settings.stages import TinyModel
 from chatlib.train import models, rollout
 
@@ -34,10 +33,22 @@ def test_verdicts_without_a_score_are_refused():
         selective.curve([1.0, 2.0, 3.0], [True, False])
 
 
-def test_within_kinds_no_kind_has_an_advantage():
-    kinds, values = ["a", "b", "a", "b"], [1.0, 5.0, 3.0, 6.0]
-    table = pd.DataFrame({"intent": kinds, "x": values})
-    assert selective.within(table, "x").tolist() == [-1.0, -0.5, 1.0, 0.5]
+def test_pairs_in_order_are_counted_and_only_within_a_group():
+    rng = np.random.default_rng(1)
+    values, right = rng.integers(0, 6, 40), rng.random(40) < 0.6
+    kind = rng.choice(["a", "b", "c"], 40)
+    for group in (None, kind):
+        pairs = [
+            (values[i] > values[j]) + 0.5 * (values[i] == values[j])
+            for i in range(40)
+            for j in range(40)
+            if right[i] and not right[j] and (group is None or kind[i] == kind[j])
+        ]
+        assert selective.in_order(values, right, group) == (sum(pairs), len(pairs))
+    won, count = selective.in_order(values, right)
+    assert won / count == pytest.approx(attribution.auc(values, right))
+    shift = values + np.array([{"a": 50, "b": 0, "c": -7}[one] for one in kind])
+    assert selective.in_order(shift, right, kind) == selective.in_order(values, right, kind)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
 """Policies on the other corpora: verdicts in a table, conversations run as one by one."""
 
-from itertools import islice
+from itertools import combinations, islice
 from random import Random
 
+import numpy as np
 import pytest
 
 from chatlib.data import appointments, tools, tutor
@@ -80,3 +81,11 @@ def test_verdicts_are_the_corpus_own():
 def test_scenarios_are_those_of_the_seed_and_kept_apart():
     assert uses.scenarios("tutor", 3) == uses.scenarios("tutor", 3)
     assert uses.scenarios("tutor", 3) != uses.scenarios("tutor", 3, held_out=True)
+
+
+def test_solved_within_k_tries_is_the_mean_over_all_choices_of_k():
+    solved = np.random.default_rng(0).random((5, 7)) < 0.3
+    found = uses.solved_within(solved)
+    for k in range(1, 6):
+        choices = [solved[list(some)].any(0).mean() for some in combinations(range(5), k)]
+        assert found[k - 1] == pytest.approx(np.mean(choices))

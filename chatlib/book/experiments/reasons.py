@@ -128,11 +128,14 @@ def with_interval(rows: list[Row], name: str) -> dict[str, dict[str, float]]:
 def sourced(seed: int) -> dict[str, Any]:
     """How well each method tells the words that a number or a day was taken from."""
     sft, _ = models_of(seed)
-    return part(f"reasons-sources-{sft.name}-{CHOSEN_ON}-{CASES}", partial(taken, sft))
+    return part(f"reasons-sources-{sft.name}-{CHOSEN_ON}-{CASES}-answers", partial(taken, sft))
 
 
 def taken(sft: Run) -> dict[str, Any]:
-    """Areas fact by fact, with intervals, of every method and of the head that looks best."""
+    """Areas of every method and of the head that looks most, with intervals over answers.
+
+    Of an answer that copies several facts their mean counts.
+    """
     net, tokenizer = loaded(sft)
     net.set_attn_implementation("eager")  # the only one that says where the heads look
     cases = policy.scenarios(CHOSEN_ON + CASES)
@@ -144,14 +147,19 @@ def taken(sft: Run) -> dict[str, Any]:
     seen = alignment.hits([pair for pair in pairs[:CHOSEN_ON] if pair.links])
     head = tuple(int(i) for i in np.unravel_index(seen.argmax(), seen.shape))
     rng = np.random.default_rng(0)
-    rows = []
-    for case, pair in zip(cases[CHOSEN_ON:], pairs[CHOSEN_ON:]):
-        rows += of_facts(net, tokenizer, case, pair, head, rng)
+    told = zip(cases[CHOSEN_ON:], pairs[CHOSEN_ON:])
+    answers_of = [of_facts(net, tokenizer, case, pair, head, rng) for case, pair in told]
     areas = {
-        name: {kind: bracketed([r[name][kind] for r in rows if kind in r[name]]) for kind in KINDS}
+        name: {kind: bracketed(means(answers_of, name, kind)) for kind in KINDS}
         for name in (*TOKENS, "attention", "by lot")
     }
-    return {"facts": len(rows), "head": list(head), "auc": areas}
+    return {"facts": sum(map(len, answers_of)), "head": list(head), "auc": areas}
+
+
+def means(answers: list[list[dict[str, dict[str, float]]]], name: str, kind: str) -> list[float]:
+    """The mean area of each answer that has one."""
+    found = [[row[name][kind] for row in rows if kind in row[name]] for rows in answers]
+    return [float(np.mean(areas)) for areas in found if areas]
 
 
 def of_facts(

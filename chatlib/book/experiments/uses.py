@@ -17,7 +17,7 @@ import pandas as pd
 
 from chatlib.book.experiments import Witnesses, bracketed, finished, flatness, loaded, part
 from chatlib.data.appointments import TASKS
-from chatlib.evaluate import attribution, policy, scorer, selective, uses
+from chatlib.evaluate import policy, scorer, selective, uses
 from chatlib.lab import Run, launch, recipe
 from chatlib.settings.stages import PPOConfig, SFTConfig
 
@@ -29,11 +29,9 @@ CASES = 400  # prompts that nobody trained on, and as many with operands or name
 # Of SFT: after the shop's 2,000 steps the held-out loss still fell.
 STEPS, RECORDS = 6000, 60_000
 DRAWS = 4  # answers to each of them
-SENT, SURE = (
-    300,
-    0.95,
-)  # prompts of the shop's desk, new and held out; share right that is asked for
-AGAIN = (100, 16)  # prompts, and answers to each, for what sampling alone would find
+SENT, SURE = 600, 0.95  # prompts of the shop's desk, and the share right that is asked for
+TRIES, DRAWN_ANEW = 4, 300  # answers drawn to each of them; bootstraps over prompts
+AGAIN = (100, 16)  # of these prompts, and answers to each, for what k tries find
 ITERATIONS, RATE = 100, 5e-4  # of RL: at the shop's rate a 0 or a 1 taught next to nothing in 55
 # By how much a broken calculator is off. All minutes are multiples of five: off by ten it says what
 # stood in the data, off by seven what never did.
@@ -52,7 +50,7 @@ def results() -> dict[str, Any]:
         for arm in ("sft", *ARMS):
             rows.setdefault(arm, []).append(tutor(arm, seed))
     calendar = [assistant(seed) for seed in HELPED]
-    desks = {"desk": [desk(seed) for seed in SEEDS]}
+    desks = {"desk_prompts": SENT, "desk": [desk(seed) for seed in SEEDS]}
     given = {"seed_list": list(SEEDS), "cases": CASES, "draws": DRAWS, "again": list(AGAIN)}
     return (
         given
@@ -102,34 +100,58 @@ def desk(seed: int) -> dict[str, Any]:
     judge = finished(recipe("reward", seed))
     policies = {name: finished(recipe(name, seed)) for name in ("sft", "ppo")}
     return {
-        name: part(f"uses-desk-{run.name}-{judge.name}-{SENT}", partial(told_apart, run, judge))
+        name: part(
+            f"uses-desk-{run.name}-{judge.name}-{SENT}-{TRIES}", partial(at_desk, run, judge)
+        )
         for name, run in policies.items()
     }
 
 
-def told_apart(run: Run, judge: Run) -> dict[str, Any]:
-    """Over all prompts and within kinds of question, the AUC of each number; coverage at `SURE`."""
-    net, tokenizer = loaded(run)
-    by = scorer.load(judge)
-    new, kept = (
-        selective.served(net, tokenizer, by, policy.scenarios(SENT, held_out=which))
-        for which in (False, True)
-    )
+def at_desk(run: Run, judge: Run) -> dict[str, Any]:
+    """Pairs in order by both numbers, and what a threshold of the policy's own lets out."""
+    served = partial(selective.served, *loaded(run), scorer.load(judge))
+    new, kept = (served(policy.scenarios(SENT, held_out=which)) for which in (False, True))
+    again = [served(policy.scenarios(SENT), temperature=1.0, seed=k) for k in range(TRIES)]
+    drawn = pd.concat([table.assign(prompt=table.index) for table in again])
+    on = {"all": new, "same kind": new, "same prompt": drawn}
+    on = {how: table.assign(prompt=table.index) for how, table in on.items()}
     areas = {
-        name: {
-            "all": round(attribution.auc(new[name], new["right"]), 4),
-            "within kinds": round(attribution.auc(selective.within(new, name), new["right"]), 4),
-        }
+        name: {how: area(table, name, how) for how, table in on.items()}
         for name in (selective.OWN, selective.LEARNT)
     }
-    sure = selective.curve(new[selective.OWN], new["right"]).query("right >= @SURE")
-    limit = sure["threshold"].min()  # nan where no share of the answers is as sure as that
-    return {
-        "areas": areas,
-        "right": {"new": float(new["right"].mean()), "held out": float(kept["right"].mean())},
-        "coverage": float(sure["coverage"].max()) if len(sure) else 0.0,
-        "held out": float((kept[selective.OWN] >= limit).mean()),
-    }
+    half = SENT // 2
+    chosen = selective.curve(new[selective.OWN][:half], new["right"][:half])
+    limit = chosen[chosen["right"] >= SURE]["threshold"].min()  # nan: none is as sure as that
+    sides = {"chosen on": new[:half], "new": new[half:], "held out": kept}
+    return {"areas": areas} | {side: let_out(table, limit) for side, table in sides.items()}
+
+
+def let_out(table: pd.DataFrame, limit: float) -> dict[str, float]:
+    """The share right of some answers, and how many a threshold lets out, right ones and all."""
+    out = table[table[selective.OWN] >= limit]
+    counts = {"answers": len(table), "out": len(out), "out and right": int(out["right"].sum())}
+    return {"right": round(float(table["right"].mean()), 4), **counts}
+
+
+def area(table: pd.DataFrame, name: str, how: str) -> dict[str, float]:
+    """Share of the pairs that a number puts in order, with an interval from prompts drawn anew.
+
+    ``how`` is which pairs count: "all", those of the "same kind" of question, of the "same prompt".
+    """
+    rng = np.random.default_rng(0)
+    rows = [np.asarray(places) for places in table.groupby("prompt").indices.values()]
+
+    def share(which: np.ndarray) -> float:
+        of = table.iloc[np.concatenate([rows[i] for i in which])]
+        prompt = np.repeat(np.arange(len(which)), [len(rows[i]) for i in which])
+        group = {"all": None, "same kind": of["intent"], "same prompt": prompt}[how]
+        won, pairs = selective.in_order(of[name], of["right"], group)
+        return won / pairs
+
+    drawn = [share(rng.integers(len(rows), size=len(rows))) for _ in range(DRAWN_ANEW)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    found = {"value": share(np.arange(len(rows))), "low": float(low), "high": float(high)}
+    return {key: round(value, 4) for key, value in found.items()}
 
 
 # -------------------------------------------------------------------------------- tutor
@@ -137,12 +159,10 @@ def tutor(arm: str, seed: int) -> dict[str, Any]:
     """One tutor: what it solves, sampled and greedy, of new prompts and of held-out ones."""
     run = launch(start("tutor", seed) if arm == "sft" else tuned(arm, seed))
     figures = part(f"uses-{run.name}-{CASES}-{DRAWS}", lambda: solving(run))
+    if arm != "judge":
+        figures |= part(f"uses-tries-{run.name}-{AGAIN[0]}-{AGAIN[1]}", lambda: again(run))
     if arm == "sft":
-        figures |= flatness(run)
-    if arm == "sft" and seed == SEEDS[0]:
-        figures |= part(f"uses-again-{run.name}-{AGAIN[0]}-{AGAIN[1]}", lambda: again(run))
-    if arm == "sft":
-        return figures
+        return figures | flatness(run)
     return figures | {"curves": {k: run.metrics[k].round(4).tolist() for k in ("gold", "kl")}}
 
 
@@ -168,12 +188,12 @@ def solving(run: Run) -> dict[str, Any]:
 
 
 def again(run: Run) -> dict[str, Any]:
-    """Share of prompts that one of the first k draws solves, k = 1 to `AGAIN[1]` (pass at k)."""
+    """Share of the first prompts that one of k draws solves, k = 1 to `AGAIN[1]`."""
     net, tokenizer = loaded(run)
-    cases = uses.scenarios("tutor", AGAIN[0], seed=1001)
+    cases = uses.scenarios("tutor", AGAIN[0])
     ask = partial(uses.assess, "tutor", net, tokenizer, cases, max_answer_tokens=48)
     solved = np.stack([ask(seed=100 + k)["solved"] for k in range(AGAIN[1])])
-    return {"again": np.maximum.accumulate(solved, axis=0).mean(1).round(4).tolist()}
+    return {"again": uses.solved_within(solved).round(4).tolist()}
 
 
 def gains(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
