@@ -22,6 +22,15 @@ def test_arms_differ_in_what_they_read_and_not_in_how_much():
     assert {of[0] for of in outlook.ARMS["a third, and English"]} == {"shop-zh", "shop"}
 
 
+def test_the_longer_arm_reads_each_chinese_dialogue_as_often_as_the_third_alone():
+    """And reads the same dialogues as the mixed one."""
+    mixed, longer = "a third, and English", "the same, longer"
+    assert outlook.ARMS[longer] == outlook.ARMS[mixed]
+    total = sum(n for _, n in outlook.ARMS[longer])
+    third = sum(n for _, n in outlook.ARMS["a third"])
+    assert outlook.LONGER[longer] / total == outlook.LANGUAGE_STEPS / third
+
+
 def test_facts_of_a_sentence_are_paired_with_their_translation():
     assert outlook.facts_of("It is due Friday, order 512, and 512 again.") == [
         ("512", "512"),

@@ -35,12 +35,16 @@ ARMS: dict[str, list[tuple[str, int]]] = {
     "Chinese": [("shop-zh", AMOUNT)],
     "a third": [("shop-zh", AMOUNT // 3)],
     "a third, and English": [("shop-zh", AMOUNT // 3), ("shop", 2 * AMOUNT // 3)],
+    "the same, longer": [("shop-zh", AMOUNT // 3), ("shop", 2 * AMOUNT // 3)],
     "English": [("shop", 2 * AMOUNT // 3)],
     "Chinese, many words": [("shop-zh", AMOUNT)],
 }
 MANY_WORDS = {"Chinese, many words": 2400}  # where a whole phrase becomes one token
 ONCE = ("English", *MANY_WORDS)  # of one seed
-LANGUAGE_STEPS = 3000  # of 16 dialogues, for every arm
+LANGUAGE_STEPS = 3000  # of 16 dialogues, for every arm but one
+# In as many steps a mixed model reads each Chinese dialogue a third as often as without English;
+# in three times as many, as often.
+LONGER = {"the same, longer": 3 * LANGUAGE_STEPS}
 HELD_OUT = 200  # dialogues of an arm's mixture, beyond those it learns from
 
 
@@ -134,7 +138,9 @@ def speaker(arm: str, seed: int) -> SFTConfig:
     name = arm.replace(" ", "-").replace(",", "")
     words = MANY_WORDS.get(arm, WORDS)
     shuffled = [dialogues[i] for i in order]
-    return on_file(f"outlook-{name}-{seed}", shuffled, seed, words, len(dialogues) - total)
+    config = on_file(f"outlook-{name}-{seed}", shuffled, seed, words, len(dialogues) - total)
+    steps = LONGER.get(arm, LANGUAGE_STEPS)
+    return config.model_copy(update={"steps": steps, "eval_every": steps // 6})
 
 
 def on_file(
