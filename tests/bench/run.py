@@ -96,23 +96,27 @@ def main() -> None:
     """Measure the rows asked for, print each when it is done, write the JSON."""
     asked = arguments()
     warnings.filterwarnings("ignore")
-    wanted, rows = asked.rows or list(ROWS), {}
+    wanted = asked.rows or list(ROWS)
     for name in sorted({PEERS[name] for name in wanted if name in PEERS}):
         environments.set_up(name)
     if set(wanted) - LAUNCHES:
         work.start()
     for name in wanted:
-        rows[name] = ROWS[name](asked.rounds)
-        print(line(rows[name]), flush=True)
-    load = round(os.getloadavg()[0], 1)
+        row = ROWS[name](asked.rounds)
+        print(line(row), flush=True)
+        keep(name, row, asked.store)
+
+
+def keep(name: str, row: compare.Row, store: bool) -> None:
+    """Write a row's figures with where they come from, as soon as they are there."""
     source = origin() | {
         "threads": compare.THREADS,
-        "load": load,
+        "load": round(os.getloadavg()[0], 1),
         "peers": list(environments.TRL.values()),
     }
     source.pop("date")  # the commit dates a stored file
-    measured = {name: row.figures() | {"provenance": source} for name, row in rows.items()}
-    for path in [work.FOLDER.with_suffix(".json"), *([STORED] if asked.store else [])]:
+    measured = {name: row.figures() | {"provenance": source}}
+    for path in [work.FOLDER.with_suffix(".json"), *([STORED] if store else [])]:
         compare.keep(path, measured)
         print(path.relative_to(work.ROOT))
 

@@ -97,7 +97,7 @@ def pairs_apart(config: DPOConfig, batches: int) -> list[list[dpo.Pair]]:
 def prompts(config: PPOConfig) -> list[list[int]]:
     """Encoded prompts of the PPO stage."""
     limit = config.max_seq_len - config.max_answer_tokens
-    return ppo.encode(tokenizer(), sources.load(config).train, limit, recorder())[0]
+    return ppo.encode(tokenizer(), sources.load(config).train, limit)[0]
 
 
 def _batches(config: StageConfig, rows: list, lengths: list[int], count: int) -> list[list]:
