@@ -30,45 +30,14 @@ def served(
     Right is an answer that tells or does all that was asked for, and tells nothing that is not so
     or is private; its manners are not looked at. One row a case.
     """
-    from chatlib.evaluate import policy
+    from chatlib.evaluate import policy, rulers
 
     table = policy.assess(model, tokenizer, cases, temperature=temperature, seed=seed)
     asked, said = [case.messages() for case in cases], table["answer"].tolist()
-    table[OWN] = confidence(model, tokenizer, asked, said)
+    table[OWN] = rulers.log_likelihood(model, tokenizer, asked, said)
     table[LEARNT] = scorer.score(asked, said)
     table["right"] = table["facts"].eq(2) & table["invented"].eq(0) & table["leak"].eq(0)
     return table
-
-
-def confidence(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[dict]],
-    answers: list[str],
-    batch_size: int = 64,
-) -> np.ndarray:
-    """The mean log-probability of each answer's tokens, its end included, in nats. (answers,)
-
-    At most 0; how sure a policy is of what it says, whether or not it is so.
-    """
-    import torch
-
-    from chatlib.data import collate, template
-    from chatlib.maths.likelihood import token_log_probs
-
-    asked = template.encode_prompts(tokenizer, prompts)
-    said = template.encode_answers(tokenizer, prompts, answers)
-    found: list[np.ndarray] = []
-    for start in range(0, len(asked), batch_size):
-        rows = range(start, min(start + batch_size, len(asked)))
-        ids, valid = collate.pad([asked[i] + said[i] for i in rows], tokenizer.pad_token_id)
-        mask, _ = collate.pad([[0] * len(asked[i]) + [1] * len(said[i]) for i in rows], 0)
-        with torch.inference_mode():
-            logits = model(input_ids=ids, attention_mask=valid).logits
-        mask = mask[:, 1:]
-        logp = token_log_probs(logits[:, :-1], ids[:, 1:])
-        found.append(((logp * mask).sum(1) / mask.sum(1)).numpy())
-    return np.concatenate(found)
 
 
 def curve(scores: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import pytest
 import views
-from axe_playwright_python.base import AXE_SCRIPT
 from chromium import driven, needed
 
 from chatlib.book import assistants, pages
@@ -52,10 +51,7 @@ def lively(request, chromium, html):
     wrong = {check: [] for check in views.CHECKS}
     with views.opened(chromium, html / f"{request.param}.html", wrong) as page:
         shown = LIVE[request.param](page)
-        views.in_views(page, views.PLAIN, wrong)
-        page.evaluate("look.thin()")
-        page.evaluate(AXE_SCRIPT)
-        views.in_views(page, views.THINNED, wrong)
+        views.in_all_views(page, wrong)
     return request.param, shown, wrong
 
 

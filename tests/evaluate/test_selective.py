@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chatlib.data import shop, template
-from chatlib.evaluate import attribution, policy, selective
+from chatlib.evaluate import attribution, policy, rulers, selective
 from chatlib.settings.stages import TinyModel
 from chatlib.train import models, rollout
 
@@ -78,7 +78,7 @@ def test_confidence_is_the_mean_log_probability_of_the_answer_and_of_nothing_els
     net, tokenizer = small
     dialogues = shop.demonstrations(7, seed=5)
     prompts, answers = [d.prompt for d in dialogues], [d.answer for d in dialogues]
-    found = selective.confidence(net, tokenizer, prompts, answers, batch_size=3)
+    found = rulers.log_likelihood(net, tokenizer, prompts, answers, batch_size=3)
     for prompt, text, value in zip(prompts, answers, found):
         before = template.encode_prompts(tokenizer, [prompt])[0]
         own = template.encode_answers(tokenizer, [prompt], [text])[0]

@@ -138,13 +138,17 @@ def speaker(arm: str, seed: int) -> SFTConfig:
     name = arm.replace(" ", "-").replace(",", "")
     words = MANY_WORDS.get(arm, WORDS)
     shuffled = [dialogues[i] for i in order]
-    config = on_file(f"outlook-{name}-{seed}", shuffled, seed, words, len(dialogues) - total)
-    steps = LONGER.get(arm, LANGUAGE_STEPS)
-    return config.model_copy(update={"steps": steps, "eval_every": steps // 6})
+    steps, held_out = LONGER.get(arm, LANGUAGE_STEPS), len(dialogues) - total
+    return on_file(f"outlook-{name}-{seed}", shuffled, seed, words, held_out, steps)
 
 
 def on_file(
-    name: str, dialogues: list[Dialogue], seed: int, words: int = WORDS, held_out: int = 0
+    name: str,
+    dialogues: list[Dialogue],
+    seed: int,
+    words: int = WORDS,
+    held_out: int = 0,
+    steps: int = LANGUAGE_STEPS,
 ) -> SFTConfig:
     """SFT on dialogues of one's own, written beside the runs, of which some are held out."""
     path = identity.root() / "data" / f"{name}.jsonl"
@@ -160,8 +164,8 @@ def on_file(
             split=(1, 0, 0),
             records=len(dialogues),
             held_out=held_out,
-            eval_every=500 if held_out else 0,
-            steps=LANGUAGE_STEPS,
+            eval_every=steps // 6 if held_out else 0,
+            steps=steps,
         ),
     )
 

@@ -36,10 +36,8 @@ TOKENS: dict[str, attribution.Method] = {
 }
 METHODS = ("removal", *TOKENS)
 CONTROLS = ("length", "by lot")
-KINDS = (
-    "all tokens",
-    "numbers and days",
-)  # of a prompt, among which those of a fact are looked for
+# Of a prompt, among which those of a fact are looked for.
+KINDS = ("all tokens", "numbers and days")
 KNOCKED = 100  # prompts on which a head is missed
 Row = dict[str, np.ndarray]
 
@@ -137,13 +135,9 @@ def taken(sft: Run) -> dict[str, Any]:
     Of an answer that copies several facts their mean counts.
     """
     net, tokenizer = loaded(sft)
-    net.set_attn_implementation("eager")  # the only one that says where the heads look
     cases = policy.scenarios(CHOSEN_ON + CASES)
     answers = rollout.answer(net, tokenizer, [c.messages() for c in cases], temperature=0.0)
-    pairs = [
-        alignment.linked(net, tokenizer, case.messages(), text, copied(text))
-        for case, text in zip(cases, answers)
-    ]
+    pairs = links(net, tokenizer, cases, answers)
     seen = alignment.hits([pair for pair in pairs[:CHOSEN_ON] if pair.links])
     head = tuple(int(i) for i in np.unravel_index(seen.argmax(), seen.shape))
     rng = np.random.default_rng(0)
@@ -233,13 +227,19 @@ def missed(sft: Run) -> dict[str, Any]:
 
 def looked(net: Any, tokenizer: Any, cases: list[shop.Scenario], answers: list[str]) -> np.ndarray:
     """`alignment.hits` of the numbers and days that an answer takes from its prompt."""
-    net.set_attn_implementation("eager")
-    linked = [
+    pairs = links(net, tokenizer, cases, answers)
+    return alignment.hits([pair for pair in pairs if pair.links])
+
+
+def links(
+    net: Any, tokenizer: Any, cases: list[shop.Scenario], answers: list[str]
+) -> list[alignment.Linked]:
+    """Each prompt with its answer, and where the numbers and days that it copies stand in both."""
+    net.set_attn_implementation("eager")  # the only one that says where the heads look
+    return [
         alignment.linked(net, tokenizer, case.messages(), text, copied(text))
         for case, text in zip(cases, answers)
-        if copied(text)
     ]
-    return alignment.hits([pair for pair in linked if pair.links])
 
 
 def copied(text: str) -> list[tuple[str, str]]:
