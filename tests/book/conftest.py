@@ -1,6 +1,7 @@
-"""The book of these tests, rendered once."""
+"""The book of these tests, rendered once, and the browser that looks at it."""
 
 import pytest
+from chromium import driven, needed
 
 
 @pytest.fixture(scope="session")
@@ -9,3 +10,11 @@ def html(tmp_path_factory):
     from chatlib.book import render
 
     return render.render(build=tmp_path_factory.mktemp("book")).parent
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A Chromium without a network; where there is none, the tests that ask for it say why."""
+    needed()
+    with driven() as browser:
+        yield browser

@@ -2,20 +2,12 @@
 
 import pytest
 import views
-from chromium import driven, needed
 
 from chatlib.book import assistants, pages
 from chatlib.runs.files import read_json
 
 pytestmark = [pytest.mark.book, pytest.mark.timeout(1200)]
 KNOWN = read_json(pages.NOTEBOOKS / "static" / assistants.ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    needed()
-    with driven() as browser:
-        yield browser
 
 
 def talk(page):

@@ -2,7 +2,7 @@
 
 import pytest
 import views
-from chromium import driven, needed
+from chromium import needed
 
 from chatlib.book import pages
 
@@ -16,13 +16,6 @@ def seen(html):
     """What is wrong with each page, by check."""
     needed()
     return views.look_at(html, PAGES)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    needed()
-    with driven() as browser:
-        yield browser
 
 
 def test_no_page_is_left_out(html):
