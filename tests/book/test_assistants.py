@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 import pytest
+from chromium import BROWSER
 from tiny_export_model import PROMPTS, save
 
 from chatlib import lab
@@ -21,9 +22,8 @@ from chatlib.serve import browser
 from chatlib.serve.vocabulary import GPT2_PIECES
 from chatlib.train import rollout
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on the path: apt-get install chromium"
+    BROWSER is None, reason="no chromium on the path: apt-get install chromium"
 )
 NAMES = ["SFT", "PPO"]
 
@@ -148,7 +148,7 @@ def talked(site):
     options += ["--no-sandbox"] if os.geteuid() == 0 else []
     profile = f"--user-data-dir={site[0] / 'profile'}"
     done = subprocess.run(
-        [CHROMIUM, *options, profile, "--dump-dom", (site[0] / "page.html").as_uri()],
+        [BROWSER, *options, profile, "--dump-dom", (site[0] / "page.html").as_uri()],
         capture_output=True,
         text=True,
         timeout=150,
@@ -234,28 +234,22 @@ def test_the_assistants_of_other_code_are_told(tmp_path, monkeypatch):
     assert assistants.changed(tmp_path) == ["reward", "ppo"]
 
 
-@needs_chromium
 @pytest.mark.timeout(200)
-def test_a_conversation_needs_no_mouse(site):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = chromium.new_page()
-        page.goto((site[0] / "quiet.html").as_uri())
-        reach(page, "Talk to them")
-        page.keyboard.press("Enter")
-        page.locator("form").wait_for(timeout=60_000)
-        assert page.evaluate("document.activeElement === document.querySelector('[type=text]')")
-        page.keyboard.press("Control+A")
-        page.keyboard.type("And now?")
-        page.keyboard.press("Enter")
-        page.locator(".verdict").nth(1).wait_for(timeout=60_000)
-        assert page.locator(".question").last.inner_text() == "And now?"
-        reach(page, "Start over")
-        page.keyboard.press("Enter")
-        assert page.locator(".verdict").count() == 0
-        chromium.close()
+def test_a_conversation_needs_no_mouse(site, chromium):
+    page = chromium.new_page()
+    page.goto((site[0] / "quiet.html").as_uri())
+    reach(page, "Talk to them")
+    page.keyboard.press("Enter")
+    page.locator("form").wait_for(timeout=60_000)
+    assert page.evaluate("document.activeElement === document.querySelector('[type=text]')")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("And now?")
+    page.keyboard.press("Enter")
+    page.locator(".verdict").nth(1).wait_for(timeout=60_000)
+    assert page.locator(".question").last.inner_text() == "And now?"
+    reach(page, "Start over")
+    page.keyboard.press("Enter")
+    assert page.locator(".verdict").count() == 0
 
 
 def reach(page, name):
