@@ -17,8 +17,6 @@ from chatlib.runs.files import read_json
 from chatlib.serve import browser
 from chatlib.train import rollout
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.timeout(240)
 WORDS = ["Dear", " <b>Ada</b>", "</script>", "<|end|>"]
 NUMBERS = [name for name, *_ in microscope.COLUMNS if name != "clipped"]
@@ -107,18 +105,6 @@ def site(tmp_path_factory):
     head = "<!doctype html><html lang='en'><head><title>lens</title></head>"
     (home / "page.html").write_text(f"{head}<body>{microscope.markup(told())}</body></html>")
     return home, folders
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if BROWSER is None:
-        pytest.skip(f"no {' or '.join(BROWSERS)} on the path")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture
